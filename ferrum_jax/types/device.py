@@ -1,0 +1,24 @@
+"""The device that a model runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device as `runtime.devices` found it."""
+
+    platform: str
+    """`cpu`, `gpu`, `metal`, ..."""
+    kind: str
+    """The maker's name for it."""
+    count: int
+    memory_bytes: int | None
+    """Total memory; None where the platform does not tell."""
+    free_bytes: int | None
+    """Memory free when asked; None where the platform does not tell."""
+
+    def __str__(self) -> str:
+        memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"
+        return f"{self.platform}: {self.count} x {self.kind}{memory}"

@@ -1,0 +1,105 @@
+"""A request, the sequences that it becomes, and the states that they pass through."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from ferrum_jax.types.cache import BlockTable
+from ferrum_jax.types.sampling import SamplingParams
+
+
+class Priority(IntEnum):
+    """How urgent a request is, for policies that ask."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+class RequestState(StrEnum):
+    """Where a sequence stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended; equal to its string."""
+
+    STOP = "stop"
+    """An end-of-text token, a stop token or a stop string."""
+    LENGTH = "length"
+    """`max_tokens` or `max_model_len`."""
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks for: a prompt as token ids, and how to continue it."""
+
+    request_id: int
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    prompt: str | None = None
+    priority: Priority = Priority.NORMAL
+    score_only: bool = False
+    """Compute the prompt's logprobs and generate nothing."""
+    arrival: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One running continuation of a request: host state, owned by the engine.
+
+    `num_scheduled` counts the tokens whose keys and values are, or will be once the steps already
+    dispatched have run, in the cache. It may exceed what the host knows of `token_ids`: the tokens
+    in between are `num_pending`, sampled on the device and on their way.
+    """
+
+    request: Request
+    index: int
+    """Which of the request's `n` completions this is."""
+    max_len: int
+    """Tokens at which the sequence ends for its length."""
+    token_ids: list[int] = field(default_factory=list)
+    state: RequestState = RequestState.WAITING
+    blocks: BlockTable = field(default_factory=BlockTable)
+    slot: int | None = None
+    num_scheduled: int = 0
+    num_pending: int = 0
+    num_preemptions: int = 0
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            self.token_ids = list(self.request.prompt_token_ids)
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known or pending."""
+        return len(self.token_ids) + self.num_pending
+
+    @property
+    def num_generated(self) -> int:
+        """Generated tokens that the host knows."""
+        return len(self.token_ids) - self.prompt_len
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens that still have to go through the model before the next one can be sampled."""
+        return self.num_tokens - self.num_scheduled
+
+    @property
+    def finished(self) -> bool:
+        return self.state is RequestState.FINISHED

@@ -1,0 +1,107 @@
+"""What goes into one jitted step and what comes out.
+
+Dimension key: T tokens of the step, R rows (one per sequence in the step), B pages per sequence,
+S slots (one per running sequence, kept across steps; slot S is the padding's), L history length,
+K alternatives per token, W words of 32 vocabulary bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+from flax import struct
+
+
+@dataclass(frozen=True, order=True)
+class StepShape:
+    """A declared shape of the step; one compilation each."""
+
+    tokens: int
+    rows: int
+    score: bool = False
+    """Whether every token's logits are wanted (prompt logprobs), not only each row's last."""
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens x {self.rows} rows{', scored' if self.score else ''}"
+
+
+@struct.dataclass
+class StepBatch:
+    """The step's work: row r runs tokens `[starts[r], starts[r + 1])` of the flat token axis.
+
+    The token ids themselves are on the device (`SamplingState.history`); positions follow from
+    the lengths. Padding rows have slot S, no tokens and context 0.
+    """
+
+    slots: jax.Array
+    """int32 [R]"""
+    query_starts: jax.Array
+    """int32 [R + 1]"""
+    context_lens: jax.Array
+    """int32 [R]: tokens in the cache when the step is over"""
+    samples: jax.Array
+    """bool [R]: whether the row's last token is followed by a sampled one"""
+    block_tables: jax.Array
+    """int32 [R, B]: pages, 0 where there is none"""
+
+
+@struct.dataclass
+class SamplingState:
+    """Per slot: the tokens so far, and the sampling parameters. Lives on the device."""
+
+    history: jax.Array
+    """int32 [S + 1, L + 1]: prompt and generated tokens by position"""
+    prompt_lens: jax.Array
+    """int32 [S + 1]"""
+    seeds: jax.Array
+    """uint32 [S + 1, 2]: the raw random key of each sequence"""
+    temperature: jax.Array
+    """float32 [S + 1]; 0 is greedy"""
+    top_k: jax.Array
+    """int32 [S + 1]; 0 keeps all"""
+    top_p: jax.Array
+    min_p: jax.Array
+    repetition_penalty: jax.Array
+    presence_penalty: jax.Array
+    frequency_penalty: jax.Array
+    """float32 [S + 1]"""
+    bias_ids: jax.Array
+    """int32 [S + 1, 128]; unused entries are 0 with value 0"""
+    bias_values: jax.Array
+    """float32 [S + 1, 128]"""
+    allowed: jax.Array
+    """uint32 [S + 1, W]: one bit per token id that may be sampled"""
+    restricted: jax.Array
+    """bool [S + 1]: whether `allowed` is to be read"""
+    num_logprobs: jax.Array
+    """int32 [S + 1]: alternatives wanted; -1 none, not even the sampled token's rank"""
+
+
+@struct.dataclass
+class TokenLogprobs:
+    """Raw log-probabilities (fp32) of chosen tokens and of the likeliest, n positions."""
+
+    chosen: jax.Array
+    """float32 [n]"""
+    rank: jax.Array
+    """int32 [n]: 1 + the number of tokens that are likelier"""
+    top_ids: jax.Array
+    """int32 [n, K]"""
+    top: jax.Array
+    """float32 [n, K]"""
+
+
+@struct.dataclass
+class StepOutput:
+    """What a step leaves for the host, and the sampling state for the next step."""
+
+    tokens: jax.Array
+    """int32 [R]: the sampled ids; meaningful where `StepBatch.samples`"""
+    logprobs: TokenLogprobs
+    """of the sampled tokens, [R]"""
+    failed: jax.Array
+    """bool [R]: the row's logits were not finite"""
+    prompt: TokenLogprobs | None
+    """of each token's successor in the history, [T]; None unless the shape scores"""
+    sampling: SamplingState
