@@ -1,0 +1,61 @@
+"""Deterministic random weights and token ids, named rather than stored.
+
+A golden case holds logits and a seed but no weights: the program that wrote it and the test that
+reads it both call `make_tensor` with the same checkpoint name and so get the same numbers, bit for
+bit, in different Python environments and years apart.
+
+numpy promises (NEP 19) that the *raw* stream of a bit generator never changes, and does not
+promise that for `Generator` methods such as `standard_normal`. So the raw 64-bit words of Philox,
+keyed by a SHA-256 of (seed, name), are turned into floats here by exact arithmetic: the top 24 bits
+of each word are an exact float32 in [0, 1), and everything after that is one correctly rounded
+IEEE operation at a time. The entries are uniform rather than normal; a random test needs no tails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+
+EMBEDDING_STD = 0.25
+BIAS_STD = 0.25
+
+
+def uniform(label: str, count: int, seed: int) -> np.ndarray:
+    """`count` float32 values in [0, 1), a function of (label, seed) only."""
+    digest = hashlib.sha256(f"{seed}/{label}".encode()).digest()
+    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
+    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def make_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The float32 weight called `name` in a checkpoint.
+
+    Norm weights lie in [0.5, 1.5): far from both 0 and 1, so that a norm weight left out, or a
+    `1 +` left out or put in, changes every logit. Biases and sinks are not zero for the same
+    reason. A projection has a standard deviation of 1 / sqrt(fan_in), where fan_in is the last
+    axis, as in a `torch.nn.Linear` weight [out, in]; activations then keep a scale of about one.
+    Embeddings are smaller than that, or a model that ties them would repeat its last token.
+    """
+    u = uniform(name, math.prod(shape), seed).reshape(shape)
+    if _is_norm(name) and name.endswith("weight"):
+        return u + np.float32(0.5)
+    return (u * np.float32(2) - np.float32(1)) * np.float32(math.sqrt(3) * _std(name, shape))
+
+
+def make_tokens(label: str, count: int, vocab_size: int, seed: int) -> np.ndarray:
+    """`count` int32 token ids in [0, vocab_size)."""
+    return (uniform(f"tokens/{label}", count, seed) * np.float32(vocab_size)).astype(np.int32)
+
+
+def _is_norm(name: str) -> bool:
+    return any("norm" in part or part.startswith("ln_") for part in name.split("."))
+
+
+def _std(name: str, shape: tuple[int, ...]) -> float:
+    if "embed" in name:
+        return EMBEDDING_STD
+    if name.endswith("bias") or len(shape) < 2:
+        return BIAS_STD
+    return 1 / math.sqrt(shape[-1])
