@@ -11,6 +11,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 SKIPPED_PARTS = frozenset(
@@ -108,7 +109,7 @@ def split_topic(text: str) -> list[str]:
     """The sections of a topic (a title underlined with *, = or -), each as a text of its own."""
     starts = [m.start() for m in re.finditer(r"^[^\n]+\n([*=-])\1{3,}\n", text, re.MULTILINE)]
     bounds = [0, *(start for start in starts if start > 0), len(text)]
-    sections = (text[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+    sections = (text[a:b] for a, b in pairwise(bounds))
     return [normalise(section) for section in sections if section.strip()]
 
 
