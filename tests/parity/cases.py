@@ -22,6 +22,7 @@ class Case:
     prompt_length, new_tokens: the greedy continuation.
     dtype: how the checkpoint stores its weights; the arithmetic is float32 in every case.
     shards: into how many files a test should split the checkpoint.
+    norm_low: where the norm weights start, see `make_tensor`; -0.5 where the norm is 1 + weight.
     hub_style: config.json holds `config` as written here, with the key names that checkpoints on
         the hub have (`rope_theta`, `rope_scaling`, `torch_dtype`), rather than what
         transformers 5 saves.
@@ -35,6 +36,7 @@ class Case:
     new_tokens: int = 12
     dtype: str = "float32"
     shards: int = 1
+    norm_low: float = 0.5
     hub_style: bool = False
 
 
@@ -66,6 +68,10 @@ def _gemma(**changes: Any) -> dict[str, Any]:
         "sliding_window": 8,
     }
     return _sized(**(sizes | changes))
+
+
+def _gemma_case(name: str, model_type: str, config: dict[str, Any], **options: Any) -> Case:
+    return Case(name, model_type, config, norm_low=-0.5, **options)
 
 
 def _moe(**changes: Any) -> dict[str, Any]:
@@ -410,12 +416,12 @@ _MIXTRAL = [
 ]
 
 _GEMMA2 = [
-    Case(
+    _gemma_case(
         "gemma2",
         "gemma2",
-        _gemma(attn_logit_softcapping=1.5, final_logit_softcapping=6.0),
+        _gemma(attn_logit_softcapping=1.5, final_logit_softcapping=2.0),
     ),
-    Case(
+    _gemma_case(
         "gemma2_uncapped",
         "gemma2",
         _gemma(
@@ -426,7 +432,7 @@ _GEMMA2 = [
             tie_word_embeddings=False,
         ),
     ),
-    Case(
+    _gemma_case(
         "gemma2_layer_types",
         "gemma2",
         _gemma(
@@ -434,7 +440,7 @@ _GEMMA2 = [
             layer_types=["full_attention", "sliding_attention", "sliding_attention"],
         ),
     ),
-    Case(
+    _gemma_case(
         "gemma2_hub",
         "gemma2",
         _gemma(
@@ -461,20 +467,20 @@ _GEMMA2 = [
 
 _GEMMA3 = [
     # The default pattern: every sixth layer is full.
-    Case("gemma3_text", "gemma3_text", _gemma(num_hidden_layers=6)),
-    Case(
+    _gemma_case("gemma3_text", "gemma3_text", _gemma(num_hidden_layers=6)),
+    _gemma_case(
         "gemma3_text_rope",
         "gemma3_text",
         _gemma(
             layer_types=["sliding_attention", "full_attention"] * 2,
-            final_logit_softcapping=6.0,
+            final_logit_softcapping=2.0,
             rope_parameters={
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
             },
         ),
     ),
-    Case(
+    _gemma_case(
         "gemma3_text_hub",
         "gemma3_text",
         _gemma(

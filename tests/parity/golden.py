@@ -37,6 +37,7 @@ class Golden:
     config: config.json as it stands in the checkpoint.
     tensors: checkpoint name -> (shape, stored dtype).
     shards: into how many files the case wants its checkpoint split.
+    norm_low: an argument of `make_tensor`.
     sequences, logits: two int32 [T] and the float32 [T, V] of one uncached forward each.
     prompt, greedy: int32 ids; the argmax continuation, end-of-sequence tokens ignored.
     greedy_margin: the smallest top-1 to top-2 logit distance in it.
@@ -49,6 +50,7 @@ class Golden:
     model_type: str
     seed: int
     shards: int
+    norm_low: float
     config: dict[str, Any]
     tensors: dict[str, tuple[tuple[int, ...], str]]
     sequences: tuple[np.ndarray, np.ndarray]
@@ -94,7 +96,7 @@ def load_case(name: str) -> Golden:
 def make_weights(golden: Golden) -> dict[str, np.ndarray]:
     """All tensors of the checkpoint in their stored dtypes, by checkpoint name."""
     return {
-        name: make_tensor(name, shape, golden.seed).astype(DTYPES[dtype])
+        name: make_tensor(name, shape, golden.seed, norm_low=golden.norm_low).astype(DTYPES[dtype])
         for name, (shape, dtype) in golden.tensors.items()
     }
 

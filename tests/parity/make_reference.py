@@ -122,10 +122,12 @@ def save_untrained(case: Case, directory: Path) -> Checkpoint:
     return Checkpoint(saved_config, tensors)
 
 
-def load_seeded(checkpoint: Checkpoint, directory: Path, seed: int) -> torch.nn.Module:
+def load_seeded(case: Case, checkpoint: Checkpoint, directory: Path, seed: int) -> torch.nn.Module:
     """Fills the checkpoint with the weights of `seed` and loads it as float32."""
     tensors = {
-        name: torch.from_numpy(make_tensor(name, shape, seed)).to(getattr(torch, dtype))
+        name: torch.from_numpy(make_tensor(name, shape, seed, norm_low=case.norm_low)).to(
+            getattr(torch, dtype)
+        )
         for name, (shape, dtype) in checkpoint.tensors.items()
     }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -232,7 +234,7 @@ def make_case(case: Case) -> dict[str, Any]:
         checkpoint = save_untrained(case, directory)
         faults = []
         for seed in range(SEEDS_TO_TRY):
-            model = load_seeded(checkpoint, directory, seed)
+            model = load_seeded(case, checkpoint, directory, seed)
             reference = compute(case, model, seed)
             fault = reference.fault()
             if fault is None:
@@ -256,6 +258,7 @@ def make_case(case: Case) -> dict[str, Any]:
         "seed": seed,
         "rejected_seeds": faults,
         "shards": case.shards,
+        "norm_low": case.norm_low,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "logit_std": reference.logit_std,

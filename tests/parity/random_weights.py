@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-EMBEDDING_STD = 0.25
+EMBEDDING_STD = 0.1
 BIAS_STD = 0.25
 
 
@@ -29,18 +29,23 @@ def uniform(label: str, count: int, seed: int) -> np.ndarray:
     return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def make_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def make_tensor(
+    name: str, shape: tuple[int, ...], seed: int, *, norm_low: float = 0.5
+) -> np.ndarray:
     """The float32 weight called `name` in a checkpoint.
 
-    Norm weights lie in [0.5, 1.5): far from both 0 and 1, so that a norm weight left out, or a
-    `1 +` left out or put in, changes every logit. Biases and sinks are not zero for the same
-    reason. A projection has a standard deviation of 1 / sqrt(fan_in), where fan_in is the last
-    axis, as in a `torch.nn.Linear` weight [out, in]; activations then keep a scale of about one.
-    Embeddings are smaller than that, or a model that ties them would repeat its last token.
+    Norm weights lie in [norm_low, norm_low + 1): around 1 by default, around 0 with -0.5 for the
+    families whose norm multiplies by 1 + weight. They spread, so that a weight left out, or a `1 +`
+    left out or put in, changes every logit. Biases and sinks are not zero for the same reason.
+
+    A projection has a standard deviation of 1 / sqrt(fan_in), where fan_in is the last axis, as in
+    a `torch.nn.Linear` weight [out, in]; activations then keep a scale of about one. Embeddings are
+    small: a model that ties them would otherwise repeat its last token, and beside a large
+    embedding the epsilon of the first norm would not show.
     """
     u = uniform(name, math.prod(shape), seed).reshape(shape)
     if _is_norm(name) and name.endswith("weight"):
-        return u + np.float32(0.5)
+        return u + np.float32(norm_low)
     return (u * np.float32(2) - np.float32(1)) * np.float32(math.sqrt(3) * _std(name, shape))
 
 
