@@ -1,0 +1,29 @@
+"""Protocols that implementations meet; nothing here computes."""
+
+from ferrum_jax.interfaces.attention import Attend
+from ferrum_jax.interfaces.executor import ModelExecutor
+from ferrum_jax.interfaces.proposer import Grammar, Proposer
+from ferrum_jax.interfaces.sampler import LogitsProcessor, Sampler
+from ferrum_jax.interfaces.scheduler import (
+    BlockManager,
+    EvictionPolicy,
+    Scheduler,
+    SchedulingPolicy,
+)
+from ferrum_jax.interfaces.tokenizer import Tokenizer
+from ferrum_jax.interfaces.weights import WeightSource
+
+__all__ = [
+    "Attend",
+    "BlockManager",
+    "EvictionPolicy",
+    "Grammar",
+    "LogitsProcessor",
+    "ModelExecutor",
+    "Proposer",
+    "Sampler",
+    "Scheduler",
+    "SchedulingPolicy",
+    "Tokenizer",
+    "WeightSource",
+]

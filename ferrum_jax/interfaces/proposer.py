@@ -1,0 +1,31 @@
+"""Who else has a say in the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class Proposer(Protocol):
+    """Drafts tokens for speculative decoding."""
+
+    def propose(self, token_ids: Sequence[int], count: int) -> list[int]:
+        """Up to `count` tokens that may follow."""
+        ...
+
+
+class Grammar(Protocol):
+    """A language that the output has to stay in."""
+
+    def allowed(self) -> np.ndarray:
+        """uint32 `[ceil(V / 32)]`: one bit per token id that may come next."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Advance by a token."""
+        ...
+
+    @property
+    def finished(self) -> bool: ...

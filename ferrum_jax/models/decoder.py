@@ -1,0 +1,183 @@
+"""The one forward: prefill, decode, scoring, capture and gradients all call it.
+
+Dimension key: T tokens of all sequences end to end, D model, N query heads, K kv heads, H head,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ferrum_jax.interfaces import Attend
+from ferrum_jax.models.mlp import mlp, moe
+from ferrum_jax.models.norm import normalise
+from ferrum_jax.models.params import AttentionParams, LayerParams, Params
+from ferrum_jax.models.rope import Angles, apply_rope, rope_angles
+from ferrum_jax.models.taps import TapRun
+from ferrum_jax.types import (
+    AttentionConfig,
+    KVCache,
+    LayerCache,
+    LayerSpec,
+    ModelConfig,
+    ModelError,
+    MoEConfig,
+    RopeConfig,
+    Taps,
+)
+
+NO_TAPS = Taps()
+
+
+def forward(
+    params: Params,
+    tokens_T: Int[Array, " T"],
+    positions_T: Int[Array, " T"],
+    cache: KVCache | None,
+    *,
+    config: ModelConfig,
+    attend: Attend,
+    taps: Taps = NO_TAPS,
+) -> tuple[Float[Array, "T D"], KVCache | None]:
+    """Hidden states after the final norm, in the weights' dtype, and the next cache.
+
+    `unembed` turns hidden states into logits, and is where edits of the site `logits` act.
+    Dense attention takes `cache=None`.
+
+    Raises:
+        ModelError: `taps` captures (use `forward_capture`) or names a site that is never reached.
+    """
+    if taps.capture:
+        raise ModelError(
+            f"forward returns no captures, and {', '.join(taps.capture)} was asked for; "
+            "call forward_capture"
+        )
+    hidden, cache, _ = forward_capture(
+        params, tokens_T, positions_T, cache, config=config, attend=attend, taps=taps
+    )
+    return hidden, cache
+
+
+def forward_capture(
+    params: Params,
+    tokens_T: Int[Array, " T"],
+    positions_T: Int[Array, " T"],
+    cache: KVCache | None,
+    *,
+    config: ModelConfig,
+    attend: Attend,
+    taps: Taps = NO_TAPS,
+) -> tuple[Float[Array, "T D"], KVCache | None, dict[str, dict[int, Array]]]:
+    """`forward`, and what `taps.capture` names as `{site: {layer: [T, ...]}}`."""
+    tap = TapRun(taps)
+    with jax.named_scope("embed"):
+        x = _embed(params, tokens_T, config)
+    ropes = _angles_by_rope(config, positions_T)
+    caches: list[LayerCache | None] = []
+    for i, spec in enumerate(config.layers):
+        layer_cache = None if cache is None else cache.layers[i]
+        attend_here = partial(attend, layer_cache=layer_cache, meta=positions_T)
+        with jax.named_scope(f"layer_{i}"):
+            x, layer_cache = _layer(
+                x, params.layers[i], spec, config.norm_eps, ropes, attend_here, partial(tap, layer=i)
+            )
+        caches.append(layer_cache)
+    with jax.named_scope("final_norm"):
+        x = normalise(x, params.final_norm, config.final_norm, config.norm_eps)
+    if "logits" in taps.capture:
+        tap.captured["logits"] = {config.num_layers: unembed(params, x, config, taps=taps)}
+    tap.check_all_reached(besides="logits")
+    next_cache = None if cache is None else KVCache(layers=tuple(caches))  # type: ignore[arg-type]
+    return x, next_cache, tap.captured
+
+
+def unembed(
+    params: Params, hidden: Float[Array, "n D"], config: ModelConfig, *, taps: Taps = NO_TAPS
+) -> Float[Array, "n V"]:
+    """Logits in fp32, soft cap included, then the edits of the site `logits`."""
+    with jax.named_scope("unembed"):
+        if params.unembed is None:
+            logits = jnp.einsum(
+                "TD,VD->TV", hidden, params.embed, preferred_element_type=jnp.float32
+            )
+        else:
+            logits = jnp.einsum(
+                "TD,DV->TV", hidden, params.unembed, preferred_element_type=jnp.float32
+            )
+        if config.final_soft_cap is not None:
+            logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
+        return TapRun(taps)("logits", logits, config.num_layers)
+
+
+def _embed(params: Params, tokens_T: Array, config: ModelConfig) -> Array:
+    x = params.embed[tokens_T]
+    if config.embed_scale == 1.0:
+        return x
+    # Gemma rounds the scale to the weights' dtype before it multiplies.
+    return x * jnp.asarray(config.embed_scale, x.dtype)
+
+
+def _angles_by_rope(
+    config: ModelConfig, positions_T: Array
+) -> dict[tuple[RopeConfig, int], Angles]:
+    """Each distinct rope of the model evaluated once."""
+    kinds = {
+        (spec.attention.rope, spec.attention.head_dim)
+        for spec in config.layers
+        if spec.attention.rope is not None
+    }
+    return {
+        (rope, dim): rope_angles(positions_T, rope, dim, config.rope_length)
+        for rope, dim in kinds
+    }
+
+
+def _layer(
+    x: Array, p: LayerParams, spec: LayerSpec, eps: float, ropes: dict, attend, tap
+) -> tuple[Array, LayerCache | None]:
+    """x + attention, then + feed-forward, each with the norms that its placement asks for."""
+
+    def norm(y: Array, weights) -> Array:
+        return y if weights is None else normalise(y, weights, spec.norm, eps)
+
+    x = tap("resid_pre", x)
+    with jax.named_scope("attention"):
+        out, layer_cache = _attention(
+            norm(x, p.attention_norm), p.attention, spec.attention, eps, ropes, attend, tap
+        )
+        x = tap("resid_mid", x + tap("attn_out", norm(out, p.attention_post_norm)))
+    with jax.named_scope("mlp"):
+        block = moe if isinstance(spec.mlp, MoEConfig) else mlp
+        out = block(norm(x, p.mlp_norm), p.mlp, spec.mlp, tap)  # type: ignore[arg-type]
+        x = tap("resid_post", x + tap("mlp_out", norm(out, p.mlp_post_norm)))
+    return x, layer_cache
+
+
+def _attention(
+    x: Array, p: AttentionParams, spec: AttentionConfig, eps: float, ropes: dict, attend, tap
+) -> tuple[Array, LayerCache | None]:
+    q, k, v = (
+        _project(x, p.q, p.q_bias),
+        _project(x, p.k, p.k_bias),
+        _project(x, p.v, p.v_bias),
+    )
+    if spec.qk_norm is not None:
+        q = normalise(q, p.q_norm, spec.qk_norm, eps)
+        k = normalise(k, p.k_norm, spec.qk_norm, eps)
+    if spec.rope is not None:
+        angles = ropes[spec.rope, spec.head_dim]
+        q, k = apply_rope(q, angles), apply_rope(k, angles)
+    q, k, v = tap("q", q), tap("k", k), tap("v", v)
+    pattern = partial(tap, "pattern")
+    z, layer_cache = attend(q, k, v, spec=spec, sinks=p.sinks, tap_pattern=pattern)
+    out = jnp.einsum("TNH,NHD->TD", tap("z", z), p.o)
+    return (out if p.o_bias is None else out + p.o_bias), layer_cache
+
+
+def _project(x: Array, weight: Array, bias: Array | None) -> Array:
+    y = jnp.einsum("TD,DNH->TNH", x, weight)
+    return y if bias is None else y + bias

@@ -1,0 +1,256 @@
+"""The weights of a model as plain pytrees, and the shapes that a config asks for.
+
+Dimension key: D model, N query heads, K kv heads, H head, F ffn, E experts, V vocabulary.
+A field that a layer does not use is None, and so has no leaf.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ferrum_jax.types import (
+    AttentionConfig,
+    LayerSpec,
+    MLPConfig,
+    ModelConfig,
+    ModelError,
+    MoEConfig,
+    NormKind,
+    NormPlacement,
+)
+
+
+@struct.dataclass
+class NormParams:
+    """A norm over the last axis."""
+
+    weight: Any
+    bias: Any = None
+
+
+@struct.dataclass
+class AttentionParams:
+    """Projections of one attention layer."""
+
+    q: Any
+    """[D, N, H]"""
+    k: Any
+    """[D, K, H]"""
+    v: Any
+    """[D, K, H]"""
+    o: Any
+    """[N, H, D]"""
+    q_bias: Any = None
+    k_bias: Any = None
+    v_bias: Any = None
+    o_bias: Any = None
+    q_norm: Any = None
+    k_norm: Any = None
+    sinks: Any = None
+    """[N]"""
+
+
+@struct.dataclass
+class MLPParams:
+    """A dense feed-forward block."""
+
+    up: Any
+    """[D, F]"""
+    down: Any
+    """[F, D]"""
+    gate: Any = None
+    """[D, F]"""
+    up_bias: Any = None
+    down_bias: Any = None
+    gate_bias: Any = None
+
+
+@struct.dataclass
+class MoEParams:
+    """A router and its gated experts."""
+
+    router: Any
+    """[D, E]"""
+    gate: Any
+    """[E, D, F]"""
+    up: Any
+    """[E, D, F]"""
+    down: Any
+    """[E, F, D]"""
+
+
+@struct.dataclass
+class LayerParams:
+    """One decoder layer; the norms that its placement does not use are None."""
+
+    attention: AttentionParams
+    mlp: MLPParams | MoEParams
+    attention_norm: Any = None
+    attention_post_norm: Any = None
+    mlp_norm: Any = None
+    mlp_post_norm: Any = None
+
+
+@struct.dataclass
+class Params:
+    """A whole model."""
+
+    embed: Any
+    """[V, D]"""
+    layers: tuple[LayerParams, ...]
+    final_norm: NormParams
+    unembed: Any = None
+    """[D, V]; None: the embedding is tied"""
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    """The parameters that a config asks for, every leaf a tuple of ints (its shape)."""
+    width, vocab = config.hidden_size, config.vocab_size
+    return Params(
+        embed=(vocab, width),
+        layers=tuple(_layer(spec, width) for spec in config.layers),
+        final_norm=_norm(config.final_norm, width),
+        unembed=None if config.tie_embeddings else (width, vocab),
+    )
+
+
+def _norm(kind: NormKind, size: int) -> NormParams:
+    return NormParams(weight=(size,), bias=(size,) if kind is NormKind.LAYER else None)
+
+
+def _layer(spec: LayerSpec, width: int) -> LayerParams:
+    pre = spec.placement is not NormPlacement.POST
+    post = spec.placement is not NormPlacement.PRE
+    norm = _norm(spec.norm, width)
+    return LayerParams(
+        attention=_attention(spec.attention, width),
+        mlp=_mlp(spec.mlp, width),
+        attention_norm=norm if pre else None,
+        attention_post_norm=norm if post else None,
+        mlp_norm=norm if pre else None,
+        mlp_post_norm=norm if post else None,
+    )
+
+
+def _attention(a: AttentionConfig, width: int) -> AttentionParams:
+    heads, kv = (a.num_heads, a.head_dim), (a.num_kv_heads, a.head_dim)
+    return AttentionParams(
+        q=(width, *heads),
+        k=(width, *kv),
+        v=(width, *kv),
+        o=(*heads, width),
+        q_bias=heads if a.qkv_bias else None,
+        k_bias=kv if a.qkv_bias else None,
+        v_bias=kv if a.qkv_bias else None,
+        o_bias=(width,) if a.out_bias else None,
+        q_norm=_norm(a.qk_norm, a.head_dim) if a.qk_norm else None,
+        k_norm=_norm(a.qk_norm, a.head_dim) if a.qk_norm else None,
+        sinks=(a.num_heads,) if a.sinks else None,
+    )
+
+
+def _mlp(m: MLPConfig | MoEConfig, width: int) -> MLPParams | MoEParams:
+    if isinstance(m, MoEConfig):
+        up = (m.num_experts, width, m.ffn_size)
+        down = (m.num_experts, m.ffn_size, width)
+        return MoEParams(router=(width, m.num_experts), gate=up, up=up, down=down)
+    bias = (m.ffn_size,) if m.mlp_bias else None
+    return MLPParams(
+        up=(width, m.ffn_size),
+        down=(m.ffn_size, width),
+        gate=(width, m.ffn_size) if m.gated else None,
+        up_bias=bias,
+        down_bias=(width,) if m.mlp_bias else None,
+        gate_bias=bias if m.gated else None,
+    )
+
+
+def flatten_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """`param_shapes` as a flat table, `layers.0.attention.q -> (D, N, H)`."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        param_shapes(config), is_leaf=lambda x: _is_shape(x)
+    )
+    return {path_name(path): shape for path, shape in leaves}
+
+
+def unflatten(config: ModelConfig, arrays: dict[str, Any]) -> Params:
+    """`Params` from a flat table that has an array for each name of `flatten_shapes`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: arrays[path_name(path)],
+        param_shapes(config),
+        is_leaf=lambda x: _is_shape(x),
+    )
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A pytree path with dots: `layers.0.attention.q`."""
+    return ".".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path)
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) > 0 and all(isinstance(n, int) for n in x)
+
+
+def check_params(config: ModelConfig, params: Params) -> None:
+    """Raise `ModelError`, listing every difference, unless `params` fit `config`."""
+    wanted = flatten_shapes(config)
+    held = {
+        path_name(path): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    problems = [f"missing {name} {wanted[name]}" for name in sorted(wanted.keys() - held.keys())]
+    problems += [f"unused {name} {held[name]}" for name in sorted(held.keys() - wanted.keys())]
+    problems += [
+        f"{name} is {held[name]}, the config asks for {wanted[name]}"
+        for name in sorted(wanted.keys() & held.keys())
+        if wanted[name] != held[name]
+    ]
+    if problems:
+        raise ModelError(
+            f"these parameters do not fit this config ({len(problems)} differences): "
+            + "; ".join(problems[:20])
+            + ("; ..." if len(problems) > 20 else "")
+        )
+
+
+def init_params(config: ModelConfig, seed: int = 0, dtype: str = "float32") -> Params:
+    """Random parameters: matrices normal with std 1/sqrt(fan-in), embeddings 0.02, norms neutral.
+
+    Drawn on the host by numpy, so that a seed means the same on every device and jax version.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = {
+        name: jnp.asarray(_init_leaf(rng, name, shape, config), dtype)
+        for name, shape in flatten_shapes(config).items()
+    }
+    return unflatten(config, arrays)
+
+
+def _init_leaf(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], config: ModelConfig
+) -> np.ndarray:
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "weight":
+        return np.full(shape, 0.0 if _unit_offset(name, config) else 1.0, np.float32)
+    if leaf.endswith("bias") or leaf == "sinks":
+        return np.zeros(shape, np.float32)
+    values = rng.standard_normal(shape, dtype=np.float32)
+    if leaf == "embed":
+        return values * np.float32(0.02)
+    fan_in = shape[0] * shape[1] if leaf == "o" else shape[-2] if len(shape) == 3 else shape[0]
+    if leaf in ("q", "k", "v"):
+        fan_in = shape[0]
+    return values / np.float32(fan_in**0.5)
+
+
+def _unit_offset(name: str, config: ModelConfig) -> bool:
+    if name.startswith("final_norm"):
+        return config.final_norm is NormKind.RMS_UNIT_OFFSET
+    spec = config.layers[int(name.split(".")[1])]
+    kind = spec.attention.qk_norm if ".attention." in name else spec.norm
+    return kind is NormKind.RMS_UNIT_OFFSET
