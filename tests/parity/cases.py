@@ -130,14 +130,14 @@ _LLAMA = [
         "llama_rope_yarn_attention_factor",
         "llama",
         _sized(
-            max_position_embeddings=256,
+            max_position_embeddings=4096,
             **_rope(
                 "yarn",
                 factor=8.0,
-                original_max_position_embeddings=64,
+                original_max_position_embeddings=512,
                 attention_factor=1.4,
                 beta_fast=8.0,
-                beta_slow=0.5,
+                beta_slow=0.25,
             ),
         ),
     ),
@@ -348,13 +348,14 @@ _QWEN3_MOE = [
         "qwen3_moe",
         _moe(num_hidden_layers=4, decoder_sparse_step=2, mlp_only_layers=[3], norm_topk_prob=True),
     ),
-    # One window on every layer: this family has no layer_types.
+    # One window on every layer: this family has no layer_types and ignores max_window_layers.
     Case(
         "qwen3_moe_window",
         "qwen3_moe",
         _moe(
             use_sliding_window=True,
             sliding_window=8,
+            max_window_layers=1,
             attention_bias=True,
             num_experts_per_tok=3,
             num_hidden_layers=2,
@@ -478,6 +479,18 @@ _GEMMA3 = [
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
             },
+        ),
+    ),
+    # transformers keeps attn_logit_softcapping in this config and never applies it.
+    _gemma_case(
+        "gemma3_text_unapplied_cap",
+        "gemma3_text",
+        _gemma(
+            num_hidden_layers=2,
+            layer_types=["full_attention", "sliding_attention"],
+            attn_logit_softcapping=1.5,
+            attention_bias=True,
+            tie_word_embeddings=False,
         ),
     ),
     _gemma_case(
