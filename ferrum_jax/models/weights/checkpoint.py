@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum_jax.interfaces.weights import WeightSource
-from ferrum_jax.models.weights.files import listed, load_json, resolve_inside
+from ferrum_jax.models.weights.files import listed, load_json, resolve_inside, unknown_tensor
 from ferrum_jax.models.weights.safetensors_file import SafetensorsFile
 from ferrum_jax.types.errors import WeightError
 
@@ -58,8 +57,7 @@ class ShardedCheckpoint:
     def _shard(self, name: str) -> SafetensorsFile:
         if name in self._home:
             return self._home[name]
-        close = difflib.get_close_matches(name, self._home, n=3)
-        raise WeightError(f"{self.location} holds no tensor {name!r}; the closest names: {close}")
+        raise unknown_tensor(self.location, name, self._home)
 
 
 def open_checkpoint(directory: Path) -> WeightSource:
@@ -162,8 +160,8 @@ def _open_all(directory: Path, names: Sequence[str]) -> dict[str, SafetensorsFil
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing:
         raise WeightError(
-            f"{directory} lacks {len(missing)} of its {len(names)} files: {listed(missing, 50)}; "
-            "download them"
+            f"{directory} lacks {len(missing)} of its {len(names)} files; "
+            f"download them: {listed(missing, limit=len(missing))}"
         )
     # The unresolved path goes into messages: a blob of the cache has a hash for its name.
     return {name: SafetensorsFile(directory / name) for name in names}

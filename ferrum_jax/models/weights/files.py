@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import stat
@@ -95,6 +96,12 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
     shown = ", ".join(repr(name) for name in ordered[:limit])
     more = len(ordered) - limit
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def unknown_tensor(location: str, name: str, names: Iterable[str]) -> WeightError:
+    """The error for a name that a checkpoint does not have, with the names closest to it."""
+    close = difflib.get_close_matches(name, names, n=3)
+    return WeightError(f"{location} holds no tensor {name!r}; the closest names: {close}")
 
 
 def _open_without_blocking(path: str, flags: int) -> int:

@@ -16,10 +16,12 @@ ALLOW_PATTERNS = (
     "*.txt",
     "*.tiktoken",
 )
-# Folders of a repository hold other formats of the same weights, often as large again.
-IGNORE_PATTERNS = ("*/*",)
+# Folders, and files of this name, hold the same weights in other formats, as large again.
+IGNORE_PATTERNS = ("*/*", "consolidated*.safetensors")
 
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?", re.A)
+_HUB_ID = re.compile(
+    r"(?!.*\.\.)(?P<repo>\w[\w.-]*/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?", re.ASCII
+)
 
 
 def resolve_checkpoint(path_or_hub_id: str | Path) -> Path:
@@ -37,7 +39,7 @@ def resolve_checkpoint(path_or_hub_id: str | Path) -> Path:
     if path.is_dir():
         return path
     hub_id = None if isinstance(path_or_hub_id, Path) else _HUB_ID.fullmatch(path_or_hub_id)
-    if hub_id is None or path.exists() or ".." in path_or_hub_id:
+    if hub_id is None or path.exists():
         raise ModelError(_not_found(path_or_hub_id, path))
     return _download(hub_id["repo"], hub_id["revision"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import mmap
 import weakref
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum_jax.models.weights.files import open_regular
+from ferrum_jax.models.weights.files import open_regular, unknown_tensor
 from ferrum_jax.models.weights.safetensors_header import (
     LENGTH_BYTES,
     TensorEntry,
@@ -57,7 +56,8 @@ class SafetensorsFile:
     def read(self, name: str) -> NDArray[Any]:
         """A read-only view into the map; when it and all views of it are gone, so are its pages.
 
-        One map serves the whole file, since each map costs a file descriptor.
+        One map serves the whole file, since each map costs a file descriptor. As with any map,
+        the operating system ends a process that reads pages of a file cut short since.
         """
         entry = self._entry(name)
         if self._map is None:
@@ -82,8 +82,7 @@ class SafetensorsFile:
     def _entry(self, name: str) -> TensorEntry:
         if name in self._entries:
             return self._entries[name]
-        close = difflib.get_close_matches(name, self._entries, n=3)
-        raise WeightError(f"{self.location} holds no tensor {name!r}; the closest names: {close}")
+        raise unknown_tensor(self.location, name, self._entries)
 
 
 def _map_file(path: Path) -> mmap.mmap:
