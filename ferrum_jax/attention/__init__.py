@@ -1,6 +1,6 @@
 """Attention over ragged tokens: dense and differentiable, or paged and cached."""
 
-from ferrum_jax.attention.dense import dense_attention
+from ferrum_jax.attention.dense import dense_attention, dense_attention_of_rows
 from ferrum_jax.attention.kernel import BindAttention, choose_attention
 from ferrum_jax.attention.paged import PagedMeta, paged_attention, paged_meta
 
@@ -9,6 +9,7 @@ __all__ = [
     "PagedMeta",
     "choose_attention",
     "dense_attention",
+    "dense_attention_of_rows",
     "paged_attention",
     "paged_meta",
 ]

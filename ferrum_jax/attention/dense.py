@@ -1,7 +1,7 @@
 """Dense causal attention over ragged sequences: differentiable, no cache, every weight formed.
 
 Dimension key: T tokens (queries), S the same tokens as keys, N query heads, K kv heads,
-G = N / K, H head.
+G = N / K, M = G x T, H head.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import AttentionConfig, LayerCache, ModelError
 
 MASKED = -1e30
@@ -39,16 +40,23 @@ def dense_attention(
     """
     if layer_cache is not None:
         raise ModelError("dense_attention keeps no cache; pass cache=None or use paged attention")
-    groups = spec.num_heads // spec.num_kv_heads
-    q_TKGH = q.reshape(q.shape[0], spec.num_kv_heads, groups, spec.head_dim)
-    scores = jnp.einsum("TKGH,SKH->KGTS", q_TKGH, k, preferred_element_type=jnp.float32)
+    tokens, kv_heads = q.shape[0], spec.num_kv_heads
+    groups = spec.num_heads // kv_heads
+    # Heads lead in both operands: XLA then runs one plain matmul per kv head.
+    q_KGTH = q.reshape(tokens, kv_heads, groups, spec.head_dim).transpose(1, 2, 0, 3)
+    q_KMH = q_KGTH.reshape(kv_heads, groups * tokens, spec.head_dim)
+    k_KSH, v_KSH = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
+    scores = jnp.einsum("KMH,KSH->KMS", q_KMH, k_KSH, preferred_element_type=jnp.float32)
     scores = soft_capped(scores * spec.scale, spec.soft_cap)
+    scores = scores.reshape(kv_heads, groups, tokens, tokens)
     scores = jnp.where(causal_mask(meta, spec.window), scores, MASKED)
     weights = _softmax(scores, sinks, groups)
     if tap_pattern is not None:
         weights = tap_pattern(weights.reshape(spec.num_heads, *weights.shape[2:]))
         weights = weights.reshape(spec.num_kv_heads, groups, *weights.shape[1:])
-    out = jnp.einsum("KGTS,SKH->TKGH", weights.astype(v.dtype), v)
+    weights_KMS = weights.reshape(kv_heads, groups * tokens, tokens).astype(v.dtype)
+    out = jnp.einsum("KMS,KSH->KMH", weights_KMS, v_KSH)
+    out = out.reshape(kv_heads, groups, tokens, spec.head_dim).transpose(2, 0, 1, 3)
     return out.reshape(q.shape), None
 
 
@@ -74,3 +82,21 @@ def _softmax(scores: Float[Array, "K G T S"], sinks: Array | None, groups: int) 
     top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), sink)
     exp = jnp.exp(scores - top)
     return exp / (jnp.sum(exp, axis=-1, keepdims=True) + jnp.exp(sink - top))
+
+
+def dense_attention_of_rows(count: int) -> Attend:
+    """`dense_attention` for `count` sequences of equal length, laid end to end.
+
+    Memory grows with the square of one sequence's length only: what training uses.
+    """
+
+    def attend(q, k, v, layer_cache, meta, spec, *, sinks=None, tap_pattern=None):
+        del tap_pattern
+
+        def one(q_row, k_row, v_row, positions):
+            return dense_attention(q_row, k_row, v_row, layer_cache, positions, spec, sinks=sinks)[0]
+
+        rows = (x.reshape(count, -1, *x.shape[1:]) for x in (q, k, v, meta))
+        return jax.vmap(one)(*rows).reshape(q.shape), None
+
+    return attend
