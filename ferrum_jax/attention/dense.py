@@ -94,7 +94,9 @@ def dense_attention_of_rows(count: int) -> Attend:
         del tap_pattern
 
         def one(q_row, k_row, v_row, positions):
-            return dense_attention(q_row, k_row, v_row, layer_cache, positions, spec, sinks=sinks)[0]
+            return dense_attention(q_row, k_row, v_row, layer_cache, positions, spec, sinks=sinks)[
+                0
+            ]
 
         rows = (x.reshape(count, -1, *x.shape[1:]) for x in (q, k, v, meta))
         return jax.vmap(one)(*rows).reshape(q.shape), None

@@ -83,7 +83,13 @@ def forward_capture(
         attend_here = partial(attend, layer_cache=layer_cache, meta=positions_T)
         with jax.named_scope(f"layer_{i}"):
             x, layer_cache = _layer(
-                x, params.layers[i], spec, config.norm_eps, ropes, attend_here, partial(tap, layer=i)
+                x,
+                params.layers[i],
+                spec,
+                config.norm_eps,
+                ropes,
+                attend_here,
+                partial(tap, layer=i),
             )
         caches.append(layer_cache)
     with jax.named_scope("final_norm"):
@@ -131,8 +137,7 @@ def _angles_by_rope(
         if spec.attention.rope is not None
     }
     return {
-        (rope, dim): rope_angles(positions_T, rope, dim, config.rope_length)
-        for rope, dim in kinds
+        (rope, dim): rope_angles(positions_T, rope, dim, config.rope_length) for rope, dim in kinds
     }
 
 

@@ -20,6 +20,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     Activation.SILU: jax.nn.silu,
     Activation.GELU: lambda x: jax.nn.gelu(x, approximate=False),
     Activation.GELU_TANH: lambda x: jax.nn.gelu(x, approximate=True),
+    Activation.QUICK_GELU: lambda x: x * jax.nn.sigmoid(1.702 * x),
     Activation.RELU: jax.nn.relu,
     Activation.RELU_SQUARED: lambda x: jnp.square(jax.nn.relu(x)),
 }

@@ -86,8 +86,8 @@ def _yarn(theta: float, base: np.ndarray, dim: int, s: RopeScaling) -> tuple[np.
     """YaRN (Peng et al. 2023), equations 17 to 22."""
 
     def dim_of(turns: float) -> float:
-        return dim * math.log(s.original_max_positions / (turns * 2 * math.pi)) / (
-            2 * math.log(theta)
+        return (
+            dim * math.log(s.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
         )
 
     low, high = dim_of(s.beta_fast), dim_of(s.beta_slow)

@@ -39,6 +39,8 @@ class Activation(StrEnum):
     SILU = "silu"
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
+    QUICK_GELU = "quick_gelu"
+    """x * sigmoid(1.702 x)."""
     RELU = "relu"
     RELU_SQUARED = "relu_squared"
 

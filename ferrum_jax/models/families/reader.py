@@ -1,0 +1,148 @@
+"""Reading a Hugging Face `config.json` strictly: every key is read, ignored by name, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ferrum_jax.types import Activation, ConfigError, UnsupportedError
+
+WITHOUT_EFFECT = frozenset(
+    [
+        "_name_or_path",
+        "_attn_implementation_autoset",
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "bos_token_id",
+        "cache_implementation",
+        "dtype",
+        "eos_token_id",
+        "initializer_range",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "return_dict",
+        "sep_token_id",
+        "torch_dtype",
+        "transformers_version",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_cache",
+    ]
+)
+"""Keys that do not change the forward of any decoder: token ids, training, bookkeeping."""
+
+ACTIVATIONS = {
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "gelu": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "quick_gelu": Activation.QUICK_GELU,
+    "relu": Activation.RELU,
+    "relu2": Activation.RELU_SQUARED,
+}
+_REQUIRED = object()
+
+
+class ConfigReader:
+    """A `config.json` that remembers which of its keys were read."""
+
+    def __init__(self, raw: dict[str, Any], where: str):
+        self._raw = raw
+        self._read: set[str] = set()
+        self.where = where
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value of a key; its default where the key is absent.
+
+        Raises:
+            ConfigError: the key is absent and has no default.
+        """
+        self._read.add(key)
+        if key in self._raw:
+            return self._raw[key]
+        if default is _REQUIRED:
+            raise ConfigError(f"{self.where} has no {key!r}, which this model type needs")
+        return default
+
+    def size(self, key: str, default: Any = _REQUIRED) -> int:
+        """A positive integer."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{self.where}: {key} is {value!r}; it must be a positive integer")
+        return value
+
+    def number(self, key: str, default: Any = _REQUIRED) -> float:
+        """A positive number."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ConfigError(f"{self.where}: {key} is {value!r}; it must be a positive number")
+        return float(value)
+
+    def optional_number(self, key: str) -> float | None:
+        return None if self.get(key, None) is None else self.number(key)
+
+    def optional_size(self, key: str) -> int | None:
+        return None if self.get(key, None) is None else self.size(key)
+
+    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.where}: {key} is {value!r}; it must be true or false")
+        return value
+
+    def activation(self, key: str, default: str) -> Activation:
+        name = self.get(key, default)
+        if name not in ACTIVATIONS:
+            raise UnsupportedError(
+                f"{self.where}: {key} is {name!r}; known are {', '.join(sorted(ACTIVATIONS))}"
+            )
+        return ACTIVATIONS[name]
+
+    def layer_types(self, count: int, default: list[str]) -> list[str]:
+        """`layer_types`: which layers slide a window and which attend to everything."""
+        kinds = self.get("layer_types", None) or default
+        known = ("full_attention", "sliding_attention")
+        if not isinstance(kinds, list) or len(kinds) != count:
+            raise ConfigError(
+                f"{self.where}: layer_types is {kinds!r}; it must list {count} layers"
+            )
+        if unknown := sorted({str(kind) for kind in kinds} - set(known)):
+            raise UnsupportedError(
+                f"{self.where}: layer_types names {', '.join(unknown)}; "
+                f"this model type has {' and '.join(known)}"
+            )
+        return kinds
+
+    def ignore(self, *keys: str) -> None:
+        """Mark keys that transformers itself does not use in this model's forward."""
+        self._read.update(keys)
+
+    def must_be_off(self, *keys: str) -> None:
+        """Refuse options of the model type that this version does not run."""
+        for key in keys:
+            if value := self.get(key, None):
+                raise UnsupportedError(
+                    f"{self.where}: {key} = {value!r} is not supported; only checkpoints without "
+                    "it can be run"
+                )
+
+    def finish(self) -> None:
+        """Raise for every key that nobody read.
+
+        Raises:
+            UnsupportedError: the checkpoint is quantised.
+            ConfigError: unknown keys, all of them listed.
+        """
+        self.must_be_off("quantization_config")
+        unread = sorted(self._raw.keys() - self._read - WITHOUT_EFFECT)
+        if unread:
+            keys = ", ".join(f"{key} = {self._raw[key]!r}" for key in unread)
+            raise ConfigError(
+                f"{self.where}: unknown key(s) for model_type {self._raw.get('model_type')!r}: "
+                f"{keys}. A key that is not understood may change the logits; remove it if it "
+                "does not"
+            )
