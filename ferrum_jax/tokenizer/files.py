@@ -85,7 +85,9 @@ def read_bytes(path: Path, what: str) -> bytes:
     if not data:
         raise TokenizerError(f"{path} is empty; download {what} again")
     if data.startswith(b"version https://git-lfs"):
-        raise TokenizerError(f"{path} is a Git LFS pointer, not {what}; fetch it with `git lfs pull`")
+        raise TokenizerError(
+            f"{path} is a Git LFS pointer, not {what}; fetch it with `git lfs pull`"
+        )
     return data
 
 

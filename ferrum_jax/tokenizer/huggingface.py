@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tokenizers
 
 from ferrum_jax.tokenizer.base import FileTokenizer, check_ids, check_text, no_such_token
@@ -45,7 +47,7 @@ class HuggingFaceTokenizer(FileTokenizer):
         text = check_text(text)
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def decode(self, ids, *, skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of the ids; ids outside the vocabulary have no text."""
         known = [token_id for token_id in check_ids(ids) if token_id < self._vocab_size]
         return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)

@@ -27,8 +27,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         data = read_bytes(model_path, "a sentencepiece model")
         return SentencePieceTokenizer(data, read_files(directory), str(model_path))
     raise TokenizerError(
-        f"{directory} has neither tokenizer.json nor tokenizer.model; download one of them into it, "
-        "or pass prompts as token ids, which need no tokenizer"
+        f"{directory} has neither tokenizer.json nor tokenizer.model; download one of them "
+        "into it, or pass prompts as token ids, which need no tokenizer"
     )
 
 
