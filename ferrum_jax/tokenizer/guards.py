@@ -122,6 +122,12 @@ def check_ints(meter: Meter, limit: int, *values: Any) -> None:
             raise TokenizerError(f"the chat template asks for a size of {value}; at most {limit}")
 
 
+def _check_items(meter: Meter, value: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse to sort or group more items than `range` may give, and batches of such a size."""
+    check_ints(meter, MAX_RANGE, len(value) if hasattr(value, "__len__") else 0)
+    check_ints(meter, MAX_RANGE, *args, *kwargs.values())
+
+
 def _sizes(limit: int) -> Callable[..., None]:
     def check(meter: Meter, _: Any, *args: Any, **kwargs: Any) -> None:
         check_ints(meter, limit, *args, *kwargs.values())
@@ -134,12 +140,16 @@ def _check_format_filter(meter: Meter, text: Any, *args: Any, **kwargs: Any) -> 
 
 
 FILTER_GUARDS: dict[str, Callable[..., None]] = {
-    "batch": _sizes(MAX_RANGE),
+    "batch": _check_items,
     "center": _sizes(MAX_TEXT),
+    "dictsort": _check_items,
     "format": _check_format_filter,
+    "groupby": _check_items,
     "indent": check_indent,
     "replace": check_replace,
     "round": _sizes(100),
-    "slice": _sizes(MAX_RANGE),
+    "slice": _check_items,
+    "sort": _check_items,
     "truncate": _sizes(MAX_TEXT),
+    "unique": _check_items,
 }

@@ -190,6 +190,8 @@ BOMBS = {
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "loop_test": "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}"
     "{% endfor %}",
+    "sort": "{{ ('ab' * 4000000) | sort | length }}",
+    "batch": "{{ ('ab' * 4000000) | batch(3) | list | length }}",
     "lazy_filters": "{% for i in range(99999) %}"
     "{% set x = range(99999) | select('odd') | list %}{% endfor %}",
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
