@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from ferrum_jax.attention.dense import MASKED, soft_capped
 from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import TRASH_PAGE, AttentionConfig, LayerCache, StepBatch
 
-BLOCK_KEYS = 128
+BLOCK_KEYS = 256
 """Keys that one iteration reads: long enough to amortise the loop, short enough to waste little."""
 PREFILL_TILE = 32
 """Queries that share one read of the keys in a step that mixes prefill and decode."""
@@ -42,7 +43,9 @@ class PagedMeta:
     block_tables: Int[Array, "R B"]
     tile_rows: Int[Array, " X"]
     tile_tokens: Int[Array, "X Q"]
-    """index into the tokens; T where the tile has no token"""
+    """index into the tokens"""
+    tile_positions: Int[Array, "X Q"]
+    """-1 where the tile has no token"""
     tile_of_token: Int[Array, " T"]
     """flat index into [X, Q]"""
     tile: int = struct.field(pytree_node=False)
@@ -75,6 +78,7 @@ def paged_meta(batch: StepBatch, num_tokens: int, page_size: int) -> PagedMeta:
     start = batch.query_starts[tile_rows] + (tile_index - first_tile[tile_rows]) * tile
     tokens = start[:, None] + jnp.arange(tile, dtype=jnp.int32)[None, :]
     inside = used[:, None] & (tokens < batch.query_starts[tile_rows + 1][:, None])
+    tokens = jnp.minimum(tokens, num_tokens - 1)
     return PagedMeta(
         rows=rows,
         positions=positions,
@@ -82,7 +86,8 @@ def paged_meta(batch: StepBatch, num_tokens: int, page_size: int) -> PagedMeta:
         write_pages=jnp.where(valid, pages, TRASH_PAGE),
         block_tables=batch.block_tables,
         tile_rows=tile_rows,
-        tile_tokens=jnp.where(inside, tokens, num_tokens).astype(jnp.int32),
+        tile_tokens=tokens,
+        tile_positions=jnp.where(inside, positions[tokens], -1),
         tile_of_token=((first_tile[rows] + offset // tile) * tile + offset % tile),
         tile=tile,
         group=group,
@@ -111,12 +116,10 @@ def _attend(
     assert layer_cache is not None
     cache = write_kv(layer_cache, k, v, step)
     groups = spec.num_heads // spec.num_kv_heads
-    q_padded = jnp.concatenate([q, jnp.zeros_like(q[:1])])
-    q_tiles = q_padded[step.tile_tokens].reshape(
+    q_tiles = q[step.tile_tokens].reshape(
         -1, step.group, step.tile, spec.num_kv_heads, groups, spec.head_dim
     )
-    positions = jnp.concatenate([step.positions, jnp.full(1, -1, jnp.int32)])
-    position_tiles = positions[step.tile_tokens].reshape(-1, step.group, step.tile)
+    position_tiles = step.tile_positions.reshape(-1, step.group, step.tile)
     rows = step.tile_rows.reshape(-1, step.group)
     sink = None if sinks is None else sinks.astype(jnp.float32).reshape(-1, groups)
     body = partial(_group, cache=cache, tables=step.block_tables, spec=spec, sink=sink)
@@ -153,6 +156,8 @@ def _group(
     block = pages_per_block * page_size
     padding = -tables.shape[1] % pages_per_block
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
+    longest_X = jnp.max(positions_XQ, axis=1)
+    products = _one_query(q_XQKGH) if q_XQKGH.shape[1] == 1 else _many_queries(q_XQKGH)
 
     def read(pages: Array, index: Array) -> Array:
         ids = jax.lax.dynamic_slice_in_dim(tables_XB, index * pages_per_block, pages_per_block, 1)
@@ -160,10 +165,7 @@ def _group(
 
     def visit(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         top, total, out = carry
-        k_XCKH, v_XCKH = read(cache.k_pages, index), read(cache.v_pages, index)
-        scores = jnp.einsum(
-            "XQKGH,XCKH->XKGQC", q_XQKGH, k_XCKH, preferred_element_type=jnp.float32
-        )
+        scores = products.scores(read(cache.k_pages, index))
         scores = soft_capped(scores * spec.scale, spec.soft_cap)
         keys_C = index * block + jnp.arange(block, dtype=jnp.int32)
         distance_XQC = positions_XQ[:, :, None] - keys_C
@@ -175,29 +177,84 @@ def _group(
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
         shrink = jnp.exp(top - new_top)
         # A page's unused tail may hold anything, nan included; 0 x nan would poison the sum.
-        written = keys_C[None, :] <= jnp.max(positions_XQ, axis=1, keepdims=True)
-        v_XCKH = jnp.where(written[:, :, None, None], v_XCKH, 0)
-        out = out * shrink[..., None] + jnp.einsum(
-            "XKGQC,XCKH->XKGQH",
-            weights.astype(v_XCKH.dtype),
-            v_XCKH,
-            preferred_element_type=jnp.float32,
-        )
+        written = keys_C[None, :] <= longest_X[:, None]
+        v_XCKH = jnp.where(written[:, :, None, None], read(cache.v_pages, index), 0)
+        out = products.add(out, shrink, weights, v_XCKH)
         return new_top, total * shrink + jnp.sum(weights, axis=-1), out
 
-    x, tile, kv_heads, groups, head = q_XQKGH.shape
+    x, tile, kv_heads, groups, _ = q_XQKGH.shape
     shape = (x, kv_heads, groups, tile)
     if sink is None:
-        start = (jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, head)))
+        start = (jnp.full(shape, MASKED), jnp.zeros(shape), products.zeros)
     else:
         top = jnp.broadcast_to(sink[None, :, :, None], shape)
-        start = (top, jnp.ones(shape), jnp.zeros((*shape, head)))
-    last = jnp.max(positions_XQ) // block + 1
+        start = (top, jnp.ones(shape), products.zeros)
+    last = jnp.max(longest_X) // block + 1
     first = jnp.int32(0)
     if spec.window is not None:
         lowest = jnp.min(jnp.where(positions_XQ < 0, jnp.iinfo(jnp.int32).max, positions_XQ))
         first = jnp.maximum(0, lowest - spec.window + 1) // block
         first = jnp.minimum(first, last)
     _, total, out = jax.lax.fori_loop(first, last, visit, start)
-    out = out / jnp.where(total == 0, 1.0, total)[..., None]
+    out = products.heads(out) / jnp.where(total == 0, 1.0, total)[..., None]
     return jnp.transpose(out, (0, 3, 1, 2, 4))
+
+
+class _Products(NamedTuple):
+    """The two matmuls of attention with one block of keys, in the form that suits the tile."""
+
+    scores: Callable[[Float[Array, "X C K H"]], Float[Array, "X K G Q C"]]
+    add: Callable[[Array, Array, Array, Float[Array, "X C K H"]], Array]
+    """`(out, shrink, weights [X K G Q C], values) -> out`"""
+    heads: Callable[[Array], Float[Array, "X K G Q H"]]
+    zeros: Array
+
+
+def _many_queries(q_XQKGH: Float[Array, "X Q K G H"]) -> _Products:
+    """One matmul per kv head; the block's keys and values are transposed to heads first."""
+    x, tile, kv_heads, groups, head = q_XQKGH.shape
+
+    def scores(k_XCKH: Array) -> Array:
+        return jnp.einsum(
+            "XQKGH,XCKH->XKGQC", q_XQKGH, k_XCKH, preferred_element_type=jnp.float32
+        )
+
+    def add(out: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
+        return out * shrink[..., None] + jnp.einsum(
+            "XKGQC,XCKH->XKGQH",
+            weights.astype(v_XCKH.dtype),
+            v_XCKH,
+            preferred_element_type=jnp.float32,
+        )
+
+    return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, head)))
+
+
+def _one_query(q_X1KGH: Float[Array, "X 1 K G H"]) -> _Products:
+    """One matmul for all heads over the pages as they lie, without a transpose.
+
+    Each query is laid out over all kv heads, zero but in its own (M = K x H), so that keys are read
+    once as `[C, M]`; of the values' product only a query's own head is kept. That multiplies by
+    K - 1 parts of zeros, which costs less than moving the block.
+    """
+    x, _, kv_heads, groups, head = q_X1KGH.shape
+    own = jnp.eye(kv_heads, dtype=q_X1KGH.dtype)
+    q_XNM = jnp.einsum("XKGH,KJ->XKGJH", q_X1KGH[:, 0], own).reshape(x, kv_heads * groups, -1)
+
+    def scores(k_XCKH: Array) -> Array:
+        k_XCM = k_XCKH.reshape(*k_XCKH.shape[:2], -1)
+        s_XNC = jnp.einsum("XNM,XCM->XNC", q_XNM, k_XCM, preferred_element_type=jnp.float32)
+        return s_XNC.reshape(x, kv_heads, groups, 1, -1)
+
+    def add(out_XNM: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
+        v_XCM = v_XCKH.reshape(*v_XCKH.shape[:2], -1)
+        w_XNC = weights.reshape(x, kv_heads * groups, -1).astype(v_XCM.dtype)
+        new = jnp.einsum("XNC,XCM->XNM", w_XNC, v_XCM, preferred_element_type=jnp.float32)
+        return out_XNM * shrink.reshape(x, -1, 1) + new
+
+    def heads(out_XNM: Array) -> Array:
+        out_XKGJH = out_XNM.reshape(x, kv_heads, groups, kv_heads, head)
+        own_head = jnp.arange(kv_heads)[None, :, None, None, None]
+        return jnp.take_along_axis(out_XKGJH, own_head, axis=3)
+
+    return _Products(scores, add, heads, jnp.zeros((x, kv_heads * groups, kv_heads * head)))

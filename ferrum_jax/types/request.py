@@ -67,6 +67,8 @@ class Sequence:
     """Which of the request's `n` completions this is."""
     max_len: int
     """Tokens at which the sequence ends for its length."""
+    seed: int = 0
+    """Of the random stream that the sequence samples from, together with its index."""
     token_ids: list[int] = field(default_factory=list)
     state: RequestState = RequestState.WAITING
     blocks: BlockTable = field(default_factory=BlockTable)

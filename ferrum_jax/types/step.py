@@ -75,7 +75,9 @@ class SamplingState:
     restricted: jax.Array
     """bool [S + 1]: whether `allowed` is to be read"""
     num_logprobs: jax.Array
-    """int32 [S + 1]: alternatives wanted; -1 none, not even the sampled token's rank"""
+    """int32 [S + 1]: alternatives wanted per sampled token; -1 none, not even its rank"""
+    num_prompt_logprobs: jax.Array
+    """int32 [S + 1]: the same per prompt token"""
 
 
 @struct.dataclass

@@ -1,0 +1,117 @@
+"""The making of one completion, token by token: stops, text, logprobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ferrum_jax.interfaces import Tokenizer
+from ferrum_jax.tokenizer import IncrementalDetokenizer, StopMatcher
+from ferrum_jax.types import Completion, FinishReason, Logprob, Sequence, StreamDelta
+
+
+@dataclass
+class CompletionBuilder:
+    """Follows one sequence; without a tokenizer its text stays empty.
+
+    Text is decoded as tokens come only where someone reads it then: a stream, or stop strings.
+    """
+
+    sequence: Sequence
+    tokenizer: Tokenizer | None
+    eos_token_ids: frozenset[int]
+    seed: int
+    streams: bool
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        params = self.sequence.request.params
+        self._detokenizer = None
+        self._stops = None
+        if self.tokenizer is not None:
+            self._detokenizer = IncrementalDetokenizer(
+                self.tokenizer,
+                skip_special_tokens=params.skip_special_tokens,
+                prefix_ids=self.sequence.request.prompt_token_ids,
+            )
+            self._stops = StopMatcher(params.stop, include_stop=params.include_stop_str_in_output)
+        self._eager = self.streams or bool(params.stop)
+        self._undecoded: list[int] = []
+        self._sent_tokens = 0
+
+    def push(self, token: int, logprobs: dict[int, Logprob] | None) -> str:
+        """Take in a sampled token, decide whether it is the last; returns the new visible text."""
+        sequence, params = self.sequence, self.sequence.request.params
+        self.token_ids.append(token)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+        if token in params.stop_token_ids:
+            self._finish(FinishReason.STOP, token)
+        elif token in self.eos_token_ids and not params.ignore_eos:
+            self._finish(FinishReason.STOP, None)
+        if sequence.finish_reason is not FinishReason.STOP:
+            self._undecoded.append(token)  # a token that stops the text adds none to it
+        text = self._decode() if self._eager else ""
+        if sequence.finish_reason is None and len(sequence.token_ids) >= sequence.max_len:
+            self._finish(FinishReason.LENGTH, None)
+        if sequence.finish_reason is not None:
+            text += self._flush()
+        self.text += text
+        return text
+
+    def finish(self, reason: FinishReason) -> str:
+        """End the completion from outside; returns the text that was held back."""
+        self._finish(reason, None)
+        text = self._flush()
+        self.text += text
+        return text
+
+    def delta(self, text: str) -> StreamDelta:
+        """What came since the last delta."""
+        tokens, self._sent_tokens = self.token_ids[self._sent_tokens :], len(self.token_ids)
+        return StreamDelta(
+            request_id=self.sequence.request.request_id,
+            index=self.sequence.index,
+            text=text,
+            token_ids=tokens,
+            finish_reason=self.sequence.finish_reason,
+            stop_reason=self.sequence.stop_reason,
+        )
+
+    def build(self) -> Completion:
+        wanted = self.sequence.request.params.logprobs is not None
+        return Completion(
+            index=self.sequence.index,
+            text=self.text,
+            token_ids=list(self.token_ids),
+            logprobs=list(self.logprobs) if wanted else None,
+            finish_reason=self.sequence.finish_reason,
+            stop_reason=self.sequence.stop_reason,
+            seed=self.seed,
+        )
+
+    def _decode(self) -> str:
+        """The text of the tokens that are not decoded yet, cut at a stop string."""
+        tokens, self._undecoded = self._undecoded, []
+        if self._detokenizer is None or self._stops is None:
+            return ""
+        text = "".join(self._stops.push(self._detokenizer.push(token)) for token in tokens)
+        self._note_stop()
+        return text
+
+    def _flush(self) -> str:
+        if self._detokenizer is None or self._stops is None or self._stops.matched is not None:
+            return ""
+        text = self._decode() + self._stops.push(self._detokenizer.flush())
+        self._note_stop()
+        return text if self._stops.matched is not None else text + self._stops.flush()
+
+    def _note_stop(self) -> None:
+        assert self._stops is not None
+        if self._stops.matched is not None:
+            self._finish(FinishReason.STOP, self._stops.matched)
+
+    def _finish(self, reason: FinishReason, stop: int | str | None) -> None:
+        self.sequence.finish_reason = reason
+        self.sequence.stop_reason = stop

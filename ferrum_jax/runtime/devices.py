@@ -1,0 +1,53 @@
+"""Which device this is, and how much of it is free. Nothing else in ferrum_jax asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from ferrum_jax.types import DeviceError, DeviceInfo
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def device_info() -> DeviceInfo:
+    """The default device, started if it was not.
+
+    Raises:
+        DeviceError: jax finds no usable device.
+    """
+    try:
+        devices = jax.local_devices()
+    except RuntimeError as error:
+        raise DeviceError(
+            f"jax could not start a device: {error}; check the installation with "
+            "`python -c 'import jax; print(jax.devices())'`, or set JAX_PLATFORMS=cpu"
+        ) from error
+    device = devices[0]
+    total, free = _memory(device)
+    return DeviceInfo(
+        platform="gpu" if device.platform in ("cuda", "rocm") else device.platform.lower(),
+        kind=device.device_kind,
+        count=len(devices),
+        memory_bytes=total,
+        free_bytes=free,
+    )
+
+
+def _memory(device: jax.Device) -> tuple[int | None, int | None]:
+    """Total and free bytes, where the platform or the operating system tells."""
+    if device.platform == "cpu":
+        return _host_memory()
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return limit, None if limit is None else limit - stats.get("bytes_in_use", 0)
+
+
+def _host_memory() -> tuple[int | None, int | None]:
+    if not MEMINFO.exists():
+        return None, None
+    lines = (line.split() for line in MEMINFO.read_text().splitlines())
+    kib = {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
+    total, free = kib.get("MemTotal"), kib.get("MemAvailable")
+    return (total and total * 1024), (free and free * 1024)

@@ -1,0 +1,139 @@
+"""Runs schedules: owns the weights, the cache and the sampling state on the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferrum_jax.attention import choose_attention
+from ferrum_jax.kv import make_cache
+from ferrum_jax.models import Params
+from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
+from ferrum_jax.runtime.step import run_step
+from ferrum_jax.sampler import make_sampling_state, sequence_key, slot_rows, write_slots
+from ferrum_jax.types import (
+    EngineConfig,
+    KVCacheConfig,
+    ModelConfig,
+    Schedule,
+    Sequence,
+    StepBatch,
+    StepOutput,
+    StepShape,
+    Taps,
+)
+
+ADMITTED_AT_ONCE = 8
+"""Sequences whose sampling state one call writes; a step that admits more makes several calls."""
+
+
+class Executor:
+    """A `ModelExecutor`: compiles the declared shapes when they are first needed."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        engine: EngineConfig,
+        kv: KVCacheConfig,
+        *,
+        max_model_len: int,
+        platform: str,
+    ):
+        self._config = config
+        self._params = params
+        self._bind = choose_attention(engine.attention, platform)
+        self.shapes = declared_shapes(engine)
+        self._compiled: dict[StepShape, Callable[..., Any]] = {}
+        self._seconds: dict[StepShape, float] = {}
+        self._padding_slot = engine.max_num_seqs
+        pages = -(-max_model_len // kv.page_size)
+        self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
+        self._cache = make_cache(config, kv)
+        self._sampling = make_sampling_state(
+            engine.max_num_seqs, max_model_len, config.vocab_size
+        )
+        self._write_slots = jax.jit(write_slots, donate_argnums=0)
+        self.num_steps = 0
+
+    @property
+    def compilations(self) -> dict[StepShape, float]:
+        return dict(self._seconds)
+
+    def execute(self, schedule: Schedule) -> StepOutput:
+        self._admit(schedule.admitted)
+        score = any(_wants_prompt(chunk.sequence) for chunk in schedule.chunks)
+        shape = choose_shape(self.shapes, schedule, score=score)
+        batch = self._batch(schedule, shape)
+        step = self._compiled.get(shape) or self._compile(shape)
+        self._cache, output = step(self._params, self._cache, batch, self._sampling, Taps())
+        self._sampling = output.sampling
+        self.num_steps += 1
+        return output
+
+    def warm_up(self, shapes: tuple[StepShape, ...] | None = None) -> None:
+        wanted = [s for s in (shapes or self.shapes) if s not in self._compiled]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(self._compile, wanted))
+
+    def memory_analysis(self, shape: StepShape) -> Any:
+        """The compiler's account of a shape's memory (arguments, outputs, aliases, temporaries)."""
+        step = self._compiled.get(shape) or self._compile(shape)
+        return step.memory_analysis()  # type: ignore[attr-defined]
+
+    def _compile(self, shape: StepShape) -> Callable[..., Any]:
+        start = time.monotonic()
+        function = partial(run_step, config=self._config, shape=shape, bind=self._bind)
+        jitted = jax.jit(function, donate_argnums=(1, 3))
+        batch = self._batch(Schedule(chunks=()), shape)
+        arguments = (self._params, self._cache, batch, self._sampling, Taps())
+        structs = jax.tree_util.tree_map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
+        )
+        self._compiled[shape] = jitted.lower(*structs).compile()
+        self._seconds[shape] = time.monotonic() - start
+        return self._compiled[shape]
+
+    def _admit(self, sequences: tuple[Sequence, ...]) -> None:
+        """Write the state of sequences that were given a slot."""
+        for first in range(0, len(sequences), ADMITTED_AT_ONCE):
+            group = sequences[first : first + ADMITTED_AT_ONCE]
+            for sequence in group:
+                self._tables[sequence.slot] = 0
+            slots, rows = slot_rows(group, self._sampling, ADMITTED_AT_ONCE)
+            self._sampling = self._write_slots(self._sampling, slots, rows)
+
+    def _batch(self, schedule: Schedule, shape: StepShape) -> StepBatch:
+        """The host's part of a step, padded to its shape."""
+        slots = np.full(shape.rows, self._padding_slot, np.int32)
+        lengths = np.zeros(shape.rows, np.int32)
+        contexts = np.zeros(shape.rows, np.int32)
+        samples = np.zeros(shape.rows, bool)
+        for row, chunk in enumerate(schedule.chunks):
+            sequence = chunk.sequence
+            pages = sequence.blocks.pages
+            self._tables[sequence.slot, : len(pages)] = pages
+            slots[row] = sequence.slot
+            lengths[row] = chunk.length
+            contexts[row] = chunk.start + chunk.length
+            samples[row] = chunk.samples
+        starts = np.zeros(shape.rows + 1, np.int32)
+        np.cumsum(lengths, out=starts[1:])
+        return StepBatch(
+            slots=slots,
+            query_starts=starts,
+            context_lens=contexts,
+            samples=samples,
+            block_tables=self._tables[slots],
+        )
+
+
+def _wants_prompt(sequence: Sequence) -> bool:
+    return sequence.request.params.prompt_logprobs is not None

@@ -1,0 +1,88 @@
+"""The one jitted function of serving: forward, sampling and logprobs of one step."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from ferrum_jax.attention import BindAttention, PagedMeta, paged_meta
+from ferrum_jax.models import Params, forward, unembed
+from ferrum_jax.sampler import rows_failed, sample, score_tokens, token_logprobs
+from ferrum_jax.types import (
+    KVCache,
+    ModelConfig,
+    SamplingState,
+    StepBatch,
+    StepOutput,
+    StepShape,
+    Taps,
+    TokenLogprobs,
+)
+
+
+def run_step(
+    params: Params,
+    cache: KVCache,
+    batch: StepBatch,
+    sampling: SamplingState,
+    taps: Taps,
+    *,
+    config: ModelConfig,
+    shape: StepShape,
+    bind: BindAttention,
+) -> tuple[KVCache, StepOutput]:
+    """One step of `shape`: the next cache, and what the host may read when it wants to.
+
+    The input tokens are read from the device's own history, where the sampled ones are written:
+    the next step can be dispatched before the host has seen them.
+    """
+    meta = paged_meta(batch, shape.tokens, cache.page_size)
+    slots_T = batch.slots[meta.rows]
+    tokens_T = sampling.history[slots_T, meta.positions]
+    hidden_TD, cache = forward(
+        params, tokens_T, meta.positions, cache, config=config, attend=bind(meta), taps=taps
+    )
+    assert cache is not None
+    last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
+    logits_RV = unembed(params, hidden_TD[last_R], config, taps=taps)
+    with jax.named_scope("sample"):
+        failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
+        tokens_R = sample(logits_RV, sampling, batch.slots, batch.context_lens, batch.samples)
+        wanted_R = jnp.where(batch.samples, sampling.num_logprobs[batch.slots], -1)
+        logprobs = token_logprobs(logits_RV, tokens_R, wanted_R)
+    prompt = None
+    if shape.score:
+        with jax.named_scope("score"):
+            prompt = _score_prompts(params, hidden_TD, slots_T, meta, sampling, config, taps)
+    sampling = sampling.replace(history=_append(sampling.history, batch, tokens_R))
+    return cache, StepOutput(
+        tokens=tokens_R, logprobs=logprobs, failed=failed_R, prompt=prompt, sampling=sampling
+    )
+
+
+def _append(
+    history: Int[Array, "slots L"], batch: StepBatch, tokens_R: Int[Array, " R"]
+) -> Int[Array, "slots L"]:
+    """Each sampled token at the end of its history; rows that sample none write to padding's."""
+    padding = history.shape[0] - 1
+    return history.at[jnp.where(batch.samples, batch.slots, padding), batch.context_lens].set(
+        tokens_R
+    )
+
+
+def _score_prompts(
+    params: Params,
+    hidden_TD: Array,
+    slots_T: Array,
+    meta: PagedMeta,
+    sampling: SamplingState,
+    config: ModelConfig,
+    taps: Taps,
+) -> TokenLogprobs:
+    """Logprobs of every token's successor; of a sequence's last token they mean nothing."""
+    targets_T = sampling.history[slots_T, meta.positions + 1]
+    wanted_T = jnp.where(meta.valid, sampling.num_prompt_logprobs[slots_T], -1)
+    return score_tokens(
+        lambda rows: unembed(params, rows, config, taps=taps), hidden_TD, targets_T, wanted_T
+    )

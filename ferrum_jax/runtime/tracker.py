@@ -1,0 +1,128 @@
+"""The engine's account of one request: its sequences, what they have produced, its times."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ferrum_jax.runtime.completion import CompletionBuilder
+from ferrum_jax.types import (
+    Logprob,
+    Metrics,
+    Request,
+    RequestOutput,
+    ScheduledChunk,
+)
+
+
+@dataclass
+class HostLogprobs:
+    """`TokenLogprobs` on the host, as numpy."""
+
+    chosen: np.ndarray
+    rank: np.ndarray
+    top_ids: np.ndarray
+    top: np.ndarray
+
+    def table(self, row: int, token: int, count: int) -> dict[int, Logprob]:
+        """The token's entry and those of the `count` likeliest."""
+        entries = {
+            int(i): Logprob(float(p), rank + 1)
+            for rank, (i, p) in enumerate(
+                zip(self.top_ids[row, :count], self.top[row, :count], strict=True)
+            )
+        }
+        entries.setdefault(token, Logprob(float(self.chosen[row]), int(self.rank[row])))
+        return entries
+
+
+@dataclass
+class PromptScores:
+    """Logprobs of a prompt's tokens, filled in chunk by chunk; row 0 stays nan."""
+
+    token_ids: tuple[int, ...]
+    count: int
+    """Alternatives per token."""
+
+    def __post_init__(self) -> None:
+        length = len(self.token_ids)
+        self.chosen = np.full(length, np.nan, np.float32)
+        self.rank = np.zeros(length, np.int32)
+        self.top_ids = np.zeros((length, self.count), np.int32)
+        self.top = np.zeros((length, self.count), np.float32)
+
+    def fill(self, chunk: ScheduledChunk, flat_start: int, scores: HostLogprobs) -> None:
+        """Take a chunk's share of a step's scores: position p's are those of token p + 1."""
+        stop = min(chunk.start + chunk.length, len(self.token_ids) - 1)
+        count = stop - chunk.start
+        if count <= 0:
+            return
+        source = slice(flat_start, flat_start + count)
+        target = slice(chunk.start + 1, stop + 1)
+        self.chosen[target] = scores.chosen[source]
+        self.rank[target] = scores.rank[source]
+        self.top_ids[target] = scores.top_ids[source, : self.count]
+        self.top[target] = scores.top[source, : self.count]
+
+    def tables(self) -> list[dict[int, Logprob] | None]:
+        host = HostLogprobs(self.chosen, self.rank, self.top_ids, self.top)
+        return [None] + [
+            host.table(i, self.token_ids[i], self.count) for i in range(1, len(self.token_ids))
+        ]
+
+
+@dataclass
+class RequestTracker:
+    """All that belongs to one request until it is handed back."""
+
+    request: Request
+    builders: list[CompletionBuilder]
+    prompt_scores: PromptScores | None
+    first_scheduled: float | None = None
+    first_token: float | None = None
+    error: str | None = None
+    unfinished: set[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unfinished = {builder.sequence.index for builder in self.builders}
+
+    def note_scheduled(self) -> None:
+        if self.first_scheduled is None:
+            self.first_scheduled = time.monotonic()
+
+    def note_token(self) -> None:
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+
+    def fail(self, message: str) -> None:
+        """Note why the request failed; its other sequences go on."""
+        self.error = message
+
+    @property
+    def finished(self) -> bool:
+        return not self.unfinished
+
+    def output(self) -> RequestOutput:
+        request = self.request
+        wanted = request.params.prompt_logprobs is not None and not request.score_only
+        return RequestOutput(
+            request_id=request.request_id,
+            prompt=request.prompt,
+            prompt_token_ids=list(request.prompt_token_ids),
+            outputs=[] if request.score_only else [b.build() for b in self.builders],
+            prompt_logprobs=self.prompt_scores.tables()
+            if wanted and self.prompt_scores is not None
+            else None,
+            metrics=Metrics(
+                arrival=request.arrival,
+                first_scheduled=self.first_scheduled,
+                first_token=self.first_token,
+                finished=time.monotonic(),
+                num_preemptions=sum(b.sequence.num_preemptions for b in self.builders),
+            ),
+            error=self.error,
+        )
+
+
