@@ -165,11 +165,7 @@ def _layer(
 def _attention(
     x: Array, p: AttentionParams, spec: AttentionConfig, eps: float, ropes: dict, attend, tap
 ) -> tuple[Array, LayerCache | None]:
-    q, k, v = (
-        _project(x, p.q, p.q_bias),
-        _project(x, p.k, p.k_bias),
-        _project(x, p.v, p.v_bias),
-    )
+    q, k, v = _project(x, p)
     if spec.qk_norm is not None:
         q = normalise(q, p.q_norm, spec.qk_norm, eps)
         k = normalise(k, p.k_norm, spec.qk_norm, eps)
@@ -184,7 +180,12 @@ def _attention(
     return (out if p.o_bias is None else out + p.o_bias), layer_cache
 
 
-def _project(x: Array, weight: Array, bias: Array | None) -> Array:
-    """`TD,DNH->TNH`, written as the plain matmul that XLA runs fastest on a CPU."""
-    y = (x @ weight.reshape(x.shape[-1], -1)).reshape(x.shape[0], *weight.shape[1:])
-    return y if bias is None else y + bias
+def _project(x: Array, p: AttentionParams) -> tuple[Array, Array, Array]:
+    """Queries `[T, N, H]`, keys and values `[T, K, H]`.
+
+    `TD,DKGH->TKGH`, written as the plain matmul that XLA runs fastest on a CPU.
+    """
+    y = (x @ p.qkv.reshape(x.shape[-1], -1)).reshape(x.shape[0], *p.qkv.shape[1:])
+    if p.qkv_bias is not None:
+        y = y + p.qkv_bias
+    return y[:, :, :-2].reshape(x.shape[0], -1, y.shape[-1]), y[:, :, -2], y[:, :, -1]

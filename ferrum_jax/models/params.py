@@ -1,6 +1,6 @@
 """The weights of a model as plain pytrees, and the shapes that a config asks for.
 
-Dimension key: D model, N query heads, K kv heads, H head, F ffn, E experts, V vocabulary.
+Dimension key: D model, N query heads, K kv heads, G = N / K, H head, F ffn, E experts, V vocabulary.
 A field that a layer does not use is None, and so has no leaf.
 """
 
@@ -35,24 +35,36 @@ class NormParams:
 
 @struct.dataclass
 class AttentionParams:
-    """Projections of one attention layer."""
+    """Projections of one attention layer; `q`, `k` and `v` give the parts of the joined one."""
 
-    q: Any
-    """[D, N, H]"""
-    k: Any
-    """[D, K, H]"""
-    v: Any
-    """[D, K, H]"""
+    qkv: Any
+    """[D, K, G + 2, H]: per kv head the queries of its group, its key and its value. One matmul
+    in place of three, and it shards over kv heads."""
     o: Any
     """[N, H, D]"""
-    q_bias: Any = None
-    k_bias: Any = None
-    v_bias: Any = None
+    qkv_bias: Any = None
+    """[K, G + 2, H]"""
     o_bias: Any = None
     q_norm: Any = None
     k_norm: Any = None
     sinks: Any = None
     """[N]"""
+
+    @property
+    def q(self) -> Any:
+        """[D, N, H]"""
+        queries = self.qkv[:, :, :-2]
+        return queries.reshape(queries.shape[0], -1, queries.shape[-1])
+
+    @property
+    def k(self) -> Any:
+        """[D, K, H]"""
+        return self.qkv[:, :, -2]
+
+    @property
+    def v(self) -> Any:
+        """[D, K, H]"""
+        return self.qkv[:, :, -1]
 
 
 @struct.dataclass
@@ -138,15 +150,11 @@ def _layer(spec: LayerSpec, width: int) -> LayerParams:
 
 
 def _attention(a: AttentionConfig, width: int) -> AttentionParams:
-    heads, kv = (a.num_heads, a.head_dim), (a.num_kv_heads, a.head_dim)
+    joined = (a.num_kv_heads, a.num_heads // a.num_kv_heads + 2, a.head_dim)
     return AttentionParams(
-        q=(width, *heads),
-        k=(width, *kv),
-        v=(width, *kv),
-        o=(*heads, width),
-        q_bias=heads if a.qkv_bias else None,
-        k_bias=kv if a.qkv_bias else None,
-        v_bias=kv if a.qkv_bias else None,
+        qkv=(width, *joined),
+        o=(a.num_heads, a.head_dim, width),
+        qkv_bias=joined if a.qkv_bias else None,
         o_bias=(width,) if a.out_bias else None,
         q_norm=_norm(a.qk_norm, a.head_dim) if a.qk_norm else None,
         k_norm=_norm(a.qk_norm, a.head_dim) if a.qk_norm else None,
@@ -243,7 +251,7 @@ def _init_leaf(
     if leaf == "embed":
         return values * np.float32(0.02)
     fan_in = shape[0] * shape[1] if leaf == "o" else shape[-2] if len(shape) == 3 else shape[0]
-    if leaf in ("q", "k", "v"):
+    if leaf == "qkv":
         fan_in = shape[0]
     return values / np.float32(fan_in**0.5)
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ferrum_jax.attention import choose_attention
@@ -17,7 +16,13 @@ from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
-from ferrum_jax.sampler import make_sampling_state, sequence_key, slot_rows, write_slots
+from ferrum_jax.sampler import (
+    SlotUpdate,
+    make_sampling_state,
+    sequence_key,
+    slot_rows,
+    write_slots,
+)
 from ferrum_jax.types import (
     EngineConfig,
     KVCacheConfig,
@@ -54,6 +59,7 @@ class Executor:
         self._compiled: dict[StepShape, Callable[..., Any]] = {}
         self._seconds: dict[StepShape, float] = {}
         self._padding_slot = engine.max_num_seqs
+        self._max_model_len = max_model_len
         pages = -(-max_model_len // kv.page_size)
         self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
         self._cache = make_cache(config, kv)
@@ -107,7 +113,13 @@ class Executor:
             group = sequences[first : first + ADMITTED_AT_ONCE]
             for sequence in group:
                 self._tables[sequence.slot] = 0
-            slots, rows = slot_rows(group, self._sampling, ADMITTED_AT_ONCE)
+            slots, rows = slot_rows(
+                [_slot_update(sequence) for sequence in group],
+                num_slots=self._padding_slot,
+                max_len=self._max_model_len,
+                vocab_size=self._config.vocab_size,
+                width=ADMITTED_AT_ONCE,
+            )
             self._sampling = self._write_slots(self._sampling, slots, rows)
 
     def _batch(self, schedule: Schedule, shape: StepShape) -> StepBatch:
@@ -133,6 +145,17 @@ class Executor:
             samples=samples,
             block_tables=self._tables[slots],
         )
+
+
+def _slot_update(sequence: Sequence) -> SlotUpdate:
+    assert sequence.slot is not None
+    return SlotUpdate(
+        slot=sequence.slot,
+        tokens=sequence.token_ids,
+        prompt_len=sequence.prompt_len,
+        params=sequence.request.params,
+        key=sequence_key(sequence.seed, sequence.index),
+    )
 
 
 def _wants_prompt(sequence: Sequence) -> bool:

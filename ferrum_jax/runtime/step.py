@@ -8,7 +8,13 @@ from jaxtyping import Array, Int
 
 from ferrum_jax.attention import BindAttention, PagedMeta, paged_meta
 from ferrum_jax.models import Params, forward, unembed
-from ferrum_jax.sampler import rows_failed, sample, score_tokens, token_logprobs
+from ferrum_jax.sampler import (
+    num_logprobs_wanted,
+    rows_failed,
+    sample,
+    score_tokens,
+    token_logprobs,
+)
 from ferrum_jax.types import (
     KVCache,
     ModelConfig,
@@ -49,8 +55,8 @@ def run_step(
     with jax.named_scope("sample"):
         failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
         tokens_R = sample(logits_RV, sampling, batch.slots, batch.context_lens, batch.samples)
-        wanted_R = jnp.where(batch.samples, sampling.num_logprobs[batch.slots], -1)
-        logprobs = token_logprobs(logits_RV, tokens_R, wanted_R)
+        wanted = num_logprobs_wanted(sampling, batch.slots, batch.samples)
+        logprobs = token_logprobs(logits_RV, tokens_R, wanted)
     prompt = None
     if shape.score:
         with jax.named_scope("score"):

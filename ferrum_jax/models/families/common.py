@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ferrum_jax.models.families.reader import ConfigReader
-from ferrum_jax.models.weights.sources import Linear, Plain, Source
+from ferrum_jax.models.weights.sources import Heads, Linear, Plain, Source
 from ferrum_jax.types import (
     AttentionConfig,
     ConfigError,
@@ -148,11 +148,12 @@ def _layer_names(
         f"{ours}.weight": Plain(f"{prefix}.{theirs}.weight") for ours, theirs in norms.items()
     }
     attention = f"{prefix}.self_attn"
-    for x in ("q", "k", "v", "o"):
-        inputs = 2 if x == "o" else 1
-        table[f"attention.{x}"] = Linear(f"{attention}.{x}_proj.weight", inputs)
-        if spec.attention.out_bias if x == "o" else spec.attention.qkv_bias:
-            table[f"attention.{x}_bias"] = Plain(f"{attention}.{x}_proj.bias")
+    table["attention.qkv"] = _qkv(attention, "weight")
+    table["attention.o"] = Linear(f"{attention}.o_proj.weight", inputs=2)
+    if spec.attention.qkv_bias:
+        table["attention.qkv_bias"] = _qkv(attention, "bias")
+    if spec.attention.out_bias:
+        table["attention.o_bias"] = Plain(f"{attention}.o_proj.bias")
     if spec.attention.qk_norm:
         table["attention.q_norm.weight"] = Plain(f"{attention}.q_norm.weight")
         table["attention.k_norm.weight"] = Plain(f"{attention}.k_norm.weight")
@@ -164,6 +165,16 @@ def _layer_names(
         if spec.mlp.mlp_bias:
             table[f"mlp.{x}_bias"] = Plain(f"{prefix}.mlp.{x}_proj.bias")
     return table
+
+
+def _qkv(attention: str, kind: str) -> Heads:
+    return Heads(
+        (
+            f"{attention}.q_proj.{kind}",
+            f"{attention}.k_proj.{kind}",
+            f"{attention}.v_proj.{kind}",
+        )
+    )
 
 
 SANDWICH_NORMS = {

@@ -76,9 +76,9 @@ def _check(
 ) -> None:
     held = set(source.names())
     wanted = {
-        name: entry.stored_shape(shapes[key])
+        name: entry.stored_shape(shapes[key], index)
         for key, entry in table.items()
-        for name in entry.names
+        for index, name in enumerate(entry.names)
     }
     missing = wanted.keys() - held
     unread = {name for name in held - wanted.keys() if not name.endswith(IGNORED)}

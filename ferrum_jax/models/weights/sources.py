@@ -18,8 +18,8 @@ class Plain:
     def names(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in the checkpoint of a parameter of this shape; biases are stored flat."""
+    def stored_shape(self, shape: tuple[int, ...], index: int) -> tuple[int, ...]:
+        """The shape of tensor number `index` of a parameter of this shape; biases are flat."""
         return shape if self.name.endswith("embed_tokens.weight") else (math.prod(shape),)
 
     def fill(self, out: np.ndarray, index: int, stored: np.ndarray) -> None:
@@ -28,7 +28,7 @@ class Plain:
 
     def stored(self, value: np.ndarray, index: int) -> np.ndarray:
         """Tensor number `index` of a parameter, as the checkpoint stores it."""
-        return value.reshape(self.stored_shape(value.shape))
+        return value.reshape(self.stored_shape(value.shape, index))
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Linear:
     def names(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def stored_shape(self, shape: tuple[int, ...], index: int) -> tuple[int, ...]:
         return math.prod(shape[self.inputs :]), math.prod(shape[: self.inputs])
 
     def fill(self, out: np.ndarray, index: int, stored: np.ndarray) -> None:
         _transpose_into(out.reshape(stored.shape[::-1]), stored)
 
     def stored(self, value: np.ndarray, index: int) -> np.ndarray:
-        return np.ascontiguousarray(value.reshape(self.stored_shape(value.shape)[::-1]).T)
+        return np.ascontiguousarray(value.reshape(self.stored_shape(value.shape, index)[::-1]).T)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Stacked:
 
     names: tuple[str, ...]
 
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def stored_shape(self, shape: tuple[int, ...], index: int) -> tuple[int, ...]:
         return shape[2], shape[1]
 
     def fill(self, out: np.ndarray, index: int, stored: np.ndarray) -> None:
@@ -68,10 +68,42 @@ class Stacked:
         return np.ascontiguousarray(value[index].T)
 
 
-Source = Plain | Linear | Stacked
+@dataclass(frozen=True)
+class Heads:
+    """The q, k and v projections (or their biases): stored apart, held as `[..., K, G + 2, H]`."""
+
+    names: tuple[str, str, str]
+
+    def stored_shape(self, shape: tuple[int, ...], index: int) -> tuple[int, ...]:
+        *width, kv_heads, joined, head = shape
+        return (kv_heads * (joined - 2 if index == 0 else 1) * head, *width)
+
+    def fill(self, out: np.ndarray, index: int, stored: np.ndarray) -> None:
+        part = _part(out, index)
+        by_head = stored.reshape(part.shape[-3], -1, *stored.shape[1:])
+        for kv_head, rows in enumerate(by_head):
+            strip = np.empty((*out.shape[:-3], rows.shape[0]), out.dtype)
+            _transpose_into(strip, rows)
+            part[..., kv_head, :, :] = strip.reshape(part[..., kv_head, :, :].shape)
+
+    def stored(self, value: np.ndarray, index: int) -> np.ndarray:
+        part = _part(value, index)
+        flat = part.reshape(*part.shape[:-3], -1)
+        return np.ascontiguousarray(flat.T)
+
+
+Source = Plain | Linear | Stacked | Heads
+
+
+def _part(joined: np.ndarray, index: int) -> np.ndarray:
+    """The queries (0), keys (1) or values (2) of a joined projection."""
+    return joined[..., (slice(None, -2), slice(-2, -1), slice(-1, None))[index], :]
 
 
 def _transpose_into(out: np.ndarray, stored: np.ndarray, rows: int = 64) -> None:
     """`out[...] = stored.T`, cast on the way; in strips, so that both sides stay in cache."""
+    if stored.ndim == 1:
+        out[...] = stored
+        return
     for start in range(0, stored.shape[0], rows):
         out[:, start : start + rows] = stored[start : start + rows].T
