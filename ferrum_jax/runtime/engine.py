@@ -262,7 +262,7 @@ class Engine:
                 )
                 self._end(tracker, builder, builder.finish(FinishReason.ERROR))
                 continue
-            if tracker.prompt_scores is not None:
+            if tracker.prompt_scores is not None and output.prompt is not None:
                 prompt = prompt or _to_host(output.prompt)
                 tracker.prompt_scores.fill(chunk, start, prompt)
             if chunk.samples:

@@ -28,6 +28,7 @@ from ferrum_jax.types import (
     KVCacheConfig,
     ModelConfig,
     Schedule,
+    ScheduledChunk,
     Sequence,
     StepBatch,
     StepOutput,
@@ -63,9 +64,7 @@ class Executor:
         pages = -(-max_model_len // kv.page_size)
         self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
         self._cache = make_cache(config, kv)
-        self._sampling = make_sampling_state(
-            engine.max_num_seqs, max_model_len, config.vocab_size
-        )
+        self._sampling = make_sampling_state(engine.max_num_seqs, max_model_len, config.vocab_size)
         self._write_slots = jax.jit(write_slots, donate_argnums=0)
         self.num_steps = 0
 
@@ -75,7 +74,7 @@ class Executor:
 
     def execute(self, schedule: Schedule) -> StepOutput:
         self._admit(schedule.admitted)
-        score = any(_wants_prompt(chunk.sequence) for chunk in schedule.chunks)
+        score = any(_scores(chunk) for chunk in schedule.chunks)
         shape = choose_shape(self.shapes, schedule, score=score)
         batch = self._batch(schedule, shape)
         step = self._compiled.get(shape) or self._compile(shape)
@@ -158,5 +157,9 @@ def _slot_update(sequence: Sequence) -> SlotUpdate:
     )
 
 
-def _wants_prompt(sequence: Sequence) -> bool:
-    return sequence.request.params.prompt_logprobs is not None
+def _scores(chunk: ScheduledChunk) -> bool:
+    """Whether the chunk holds a position whose successor is a prompt token to be scored."""
+    request = chunk.sequence.request
+    return request.params.prompt_logprobs is not None and chunk.start + 1 < len(
+        request.prompt_token_ids
+    )

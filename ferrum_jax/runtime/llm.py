@@ -46,8 +46,8 @@ GREEDY_DEFAULT = SamplingParams(temperature=0.0)
 class LLM:
     """A model, its tokenizer and an engine. A context manager: leaving it frees the device memory.
 
-        with LLM.load("demo") as llm:
-            print(llm.generate(["The for statement"], SamplingParams(max_tokens=40))[0].outputs[0].text)
+    with LLM.load("demo") as llm:
+        print(llm.generate(["The for statement"], SamplingParams(max_tokens=40))[0].outputs[0].text)
     """
 
     def __init__(
@@ -154,9 +154,7 @@ class LLM:
         """Continue one prompt and yield text as it comes; leaving the loop aborts the request."""
         _refuse_taps(taps)
         params = params or SamplingParams()
-        request = self.engine.add(
-            self.encode(prompt), params, prompt=_text(prompt), streams=True
-        )
+        request = self.engine.add(self.encode(prompt), params, prompt=_text(prompt), streams=True)
         return self._deltas_of(request)
 
     def score(

@@ -30,9 +30,7 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     )
 
 
-def choose_shape(
-    shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bool
-) -> StepShape:
+def choose_shape(shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bool) -> StepShape:
     """The smallest declared shape that holds a schedule.
 
     Raises:

@@ -124,5 +124,3 @@ class RequestTracker:
             ),
             error=self.error,
         )
-
-

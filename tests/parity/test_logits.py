@@ -59,9 +59,7 @@ def test_greedy_text_of_the_paged_engine_equals_transformers(name, loaded):
             llm.params,
             engine=replace(llm.engine_config, max_model_len=llm.config.max_positions),
         )
-    params = fj.SamplingParams(
-        temperature=0, max_tokens=len(golden.greedy), ignore_eos=True
-    )
+    params = fj.SamplingParams(temperature=0, max_tokens=len(golden.greedy), ignore_eos=True)
     with llm:
         output = llm.generate([golden.prompt.tolist()], params)[0]
     assert output.outputs[0].token_ids == golden.greedy.tolist()

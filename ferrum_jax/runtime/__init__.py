@@ -1,0 +1,1 @@
+"""Running models: devices, the jitted step, the engine, and `LLM` on top of them."""
