@@ -1,0 +1,157 @@
+"""The sampling state on the device, and how sequences enter its slots.
+
+Dimension key: S slots (slot S is the padding's), A slots written at once, L longest sequence,
+V vocabulary, W words of 32 vocabulary bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt32
+
+from ferrum_jax.types import SamplingParams, SamplingState
+from ferrum_jax.types.sampling import MAX_LOGIT_BIAS
+
+ROWS_PER_WRITE = 8
+"""Sequences that one call of `write_slots` can place."""
+
+
+@dataclass(frozen=True)
+class SlotUpdate:
+    """A sequence that takes a slot."""
+
+    slot: int
+    tokens: Sequence[int] | np.ndarray
+    """prompt and, after a preemption, what was generated; an array is copied fastest"""
+    prompt_len: int
+    params: SamplingParams
+    key: np.ndarray
+    """uint32 [2], from `sequence_key`"""
+
+
+def sequence_key(seed: int, index: int) -> UInt32[np.ndarray, " 2"]:
+    """The raw random key of completion `index` of a request, made without touching a device.
+
+    A hash, so that neighbouring seeds and indices give unrelated streams.
+
+    Args:
+        seed: any signed 64-bit integer.
+        index: which of the request's n completions, from 0.
+
+    Raises:
+        OverflowError: `seed` or `index` needs more than 64 bits.
+    """
+    data = seed.to_bytes(8, "little", signed=True) + index.to_bytes(8, "little", signed=True)
+    digest = hashlib.blake2b(data, digest_size=8, person=b"sequence key").digest()
+    return np.frombuffer(digest, "<u4").astype(np.uint32)
+
+
+def make_sampling_state(num_slots: int, max_len: int, vocab_size: int) -> SamplingState:
+    """Neutral parameters and empty histories: arrays of `num_slots + 1` rows on the device."""
+    return jax.tree.map(jnp.asarray, _neutral_rows(num_slots + 1, max_len, vocab_size))
+
+
+def slot_rows(
+    updates: Sequence[SlotUpdate],
+    *,
+    num_slots: int,
+    max_len: int,
+    vocab_size: int,
+    width: int = ROWS_PER_WRITE,
+) -> tuple[Int[np.ndarray, " A"], SamplingState]:
+    """The arguments of `write_slots`, as numpy arrays of A = `width` rows.
+
+    Unused rows are neutral and aim at the padding slot, which must always stay neutral.
+    """
+    assert len(updates) <= width, f"{len(updates)} updates; one write takes {width}"
+    slots = np.full(width, num_slots, np.int32)
+    rows = _neutral_rows(width, max_len, vocab_size)
+    for i, update in enumerate(updates):
+        slots[i] = update.slot
+        _fill(rows, i, update, vocab_size)
+    return slots, rows
+
+
+def write_slots(
+    state: SamplingState, slots: Int[Array, " A"], rows: SamplingState
+) -> SamplingState:
+    """The state with `rows[i]` in slot `slots[i]`. Pure; to be jitted with `state` donated."""
+    return jax.tree.map(lambda whole, part: whole.at[slots].set(part), state, rows)
+
+
+def active_slots(
+    state: SamplingState, slots: Int[Array, " R"], active: Bool[Array, " R"]
+) -> Int[Array, " R"]:
+    """`slots` with the padding's neutral slot for rows that are not active: they cost nothing."""
+    return jnp.where(active, slots, state.temperature.shape[0] - 1)
+
+
+def _neutral_rows(count: int, max_len: int, vocab_size: int) -> SamplingState:
+    words = -(-vocab_size // 32)
+    fields: dict[str, Any] = {
+        "history": np.zeros((count, max_len + 1), np.int32),
+        "prompt_lens": np.zeros(count, np.int32),
+        "seeds": np.zeros((count, 2), np.uint32),
+        "temperature": np.zeros(count, np.float32),
+        "top_k": np.zeros(count, np.int32),
+        "top_p": np.ones(count, np.float32),
+        "min_p": np.zeros(count, np.float32),
+        "repetition_penalty": np.ones(count, np.float32),
+        "presence_penalty": np.zeros(count, np.float32),
+        "frequency_penalty": np.zeros(count, np.float32),
+        "bias_ids": np.zeros((count, MAX_LOGIT_BIAS), np.int32),
+        "bias_values": np.zeros((count, MAX_LOGIT_BIAS), np.float32),
+        "allowed": np.zeros((count, words), np.uint32),
+        "restricted": np.zeros(count, np.bool_),
+        "num_logprobs": np.full(count, -1, np.int32),
+        "num_prompt_logprobs": np.full(count, -1, np.int32),
+    }
+    return SamplingState(**fields)
+
+
+def _fill(rows: SamplingState, i: int, update: SlotUpdate, vocab_size: int) -> None:
+    """Write one sequence into row i of freshly made numpy rows."""
+    params, tokens = update.params, update.tokens
+    if not isinstance(tokens, np.ndarray):
+        tokens = array("i", tokens)  # several times faster than np.asarray of a list
+    assert len(tokens) < rows.history.shape[1], f"{len(tokens)} tokens exceed the history"
+    rows.history[i, : len(tokens)] = tokens
+    rows.prompt_lens[i] = update.prompt_len
+    rows.seeds[i] = update.key
+    # Where fp32 cannot divide by the temperature any more, its limit is greedy.
+    tiny = params.temperature < np.finfo(np.float32).tiny
+    rows.temperature[i] = 0.0 if tiny else params.temperature
+    rows.top_k[i] = max(params.top_k, 0)
+    rows.top_p[i] = params.top_p
+    rows.min_p[i] = params.min_p
+    rows.repetition_penalty[i] = params.repetition_penalty
+    rows.presence_penalty[i] = params.presence_penalty
+    rows.frequency_penalty[i] = params.frequency_penalty
+    count = len(params.logit_bias)
+    if count:
+        rows.bias_ids[i, :count] = list(params.logit_bias)
+        rows.bias_values[i, :count] = list(params.logit_bias.values())
+    if params.allowed_token_ids is not None:
+        rows.allowed[i] = _bits(params.allowed_token_ids, vocab_size)
+        rows.restricted[i] = True
+    rows.num_logprobs[i] = _or_none_wanted(params.logprobs)
+    rows.num_prompt_logprobs[i] = _or_none_wanted(params.prompt_logprobs)
+
+
+def _or_none_wanted(count: int | None) -> int:
+    return -1 if count is None else count
+
+
+def _bits(ids: tuple[int, ...], vocab_size: int) -> UInt32[np.ndarray, " W"]:
+    """Bit `id % 32` of word `id // 32` set for each id."""
+    mask = np.zeros(-(-vocab_size // 32) * 32, np.bool_)
+    mask[array("i", ids)] = True
+    return np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32)
