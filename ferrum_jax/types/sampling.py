@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from ferrum_jax.types.errors import RequestError, UnsupportedError
@@ -13,6 +14,8 @@ MAX_LOGPROBS = 20
 """The most alternatives per token that `logprobs` and `prompt_logprobs` may ask for."""
 MAX_LOGIT_BIAS = 128
 """The most entries of a `logit_bias`."""
+MAX_BIAS = 1e30
+"""The largest size of a bias: far from where fp32 ends, so that sums with logits stay finite."""
 MAX_N = 1024
 """The most completions of one prompt."""
 MAX_STOPS = 64
@@ -21,7 +24,7 @@ MAX_STOPS = 64
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Parameters of one request; validated when made.
+    """Parameters of one request; validated when made. Numbers may be numpy's.
 
     `temperature=0` is greedy; ties go to the lowest token id. The order is: penalties, bias,
     temperature, then truncation (top-k, top-p, min-p).
@@ -55,7 +58,8 @@ class SamplingParams:
     logprobs: int | None = None
     """k alternatives per generated token; 0: the sampled token alone; None: no logprobs."""
     prompt_logprobs: int | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """Added to the logits of these token ids, after the penalties."""
     skip_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None
     """Keep only the last so many tokens of the prompt."""
@@ -63,11 +67,12 @@ class SamplingParams:
     min_tokens: int = 0
     typical_p: float = 1.0
     tfs_z: float = 1.0
-    mirostat: Mapping[str, float] | None = None
+    mirostat: Mapping[str, float] | None = field(default=None, hash=False)
     logprob_token_ids: tuple[int, ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
+    """Sample nothing else; None: any token."""
     bad_words: tuple[str, ...] = ()
-    guided: Mapping[str, Any] | None = None
+    guided: Mapping[str, Any] | None = field(default=None, hash=False)
     logits_processors: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,14 +85,12 @@ class SamplingParams:
             "allowed_token_ids",
         ):
             self._freeze(name)
-        if not isinstance(self.logit_bias, Mapping):
-            raise RequestError(
-                f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers"
-            )
-        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
         self._check_integers()
         self._check_numbers()
-        self._check_collections()
+        self._check_flags()
+        self._check_token_ids()
+        self._check_logit_bias()
+        self._check_text()
         self._check_supported()
 
     @classmethod
@@ -105,15 +108,23 @@ class SamplingParams:
         """Careful text: temperature 0.3, top-p 0.9."""
         return cls(**{"temperature": 0.3, "top_p": 0.9, **changes})
 
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
     def _freeze(self, name: str) -> None:
         value = getattr(self, name)
         if value is None:
+            self._set(name, None if name == "allowed_token_ids" else ())
             return
         if name == "stop" and isinstance(value, str):
             value = (value,)
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise RequestError(f"{name} is {value!r}; it must be a list")
-        object.__setattr__(self, name, tuple(value))
+        try:
+            items = None if isinstance(value, str | bytes | Mapping) else tuple(value)
+        except TypeError:
+            items = None
+        if items is None:
+            raise RequestError(f"{name} is {_show(value)}; it must be a list")
+        self._set(name, items)
 
     def _check_integers(self) -> None:
         for name, low, high in (
@@ -134,8 +145,12 @@ class SamplingParams:
                 "truncate_prompt_tokens",
             ):
                 continue
-            if not _is_int(value) or not low <= value <= high:
-                raise RequestError(f"{name} is {value!r}; it must be an integer {low} to {high}")
+            number = _integer(value)
+            if number is None or not low <= number <= high:
+                raise RequestError(
+                    f"{name} is {_show(value)}; it must be an integer {low} to {high}"
+                )
+            self._set(name, number)
         if self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}, above max_tokens = {self.max_tokens}"
@@ -148,45 +163,63 @@ class SamplingParams:
             ("min_p", 0.0, 1.0, False),
             ("typical_p", 0.0, 1.0, True),
             ("tfs_z", 0.0, 1.0, True),
-            ("repetition_penalty", 0.0, 1e4, True),
+            ("repetition_penalty", 1e-4, 1e4, False),
             ("presence_penalty", -2.0, 2.0, False),
             ("frequency_penalty", -2.0, 2.0, False),
         ):
             value = getattr(self, name)
-            number = _is_number(value) and math.isfinite(value)
-            if not number or not low <= value <= high or (open_low and value == low):
+            number = _finite(value)
+            if number is None or not low <= number <= high or (open_low and number == low):
                 bounds = f"above {low:g} and at most" if open_low else f"from {low:g} to"
                 raise RequestError(
-                    f"{name} is {value!r}; it must be a finite number {bounds} {high:g}"
+                    f"{name} is {_show(value)}; it must be a finite number {bounds} {high:g}"
                 )
+            self._set(name, number)
 
-    def _check_collections(self) -> None:
-        if len(self.stop) > MAX_STOPS:
-            raise RequestError(f"stop has {len(self.stop)} strings; at most {MAX_STOPS}")
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise RequestError(f"stop holds {text!r}; a stop string must have a character")
+    def _check_flags(self) -> None:
+        for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise RequestError(f"{name} is {_show(value)}; it must be True or False")
+        if self.logprobs_mode not in ("raw", "processed"):
+            raise RequestError(
+                f"logprobs_mode is {_show(self.logprobs_mode)}; choose one of raw, processed"
+            )
+
+    def _check_token_ids(self) -> None:
         for name in ("stop_token_ids", "logprob_token_ids", "allowed_token_ids"):
-            for token in getattr(self, name) or ():
-                if not _is_int(token) or token < 0:
-                    raise RequestError(f"{name} holds {token!r}; token ids are integers from 0")
+            if getattr(self, name) is not None:
+                self._set(name, tuple(_token_id(name, token) for token in getattr(self, name)))
+        if self.allowed_token_ids == ():
+            raise RequestError("allowed_token_ids is empty; name a token, or leave it at None")
         if len(self.logprob_token_ids) > MAX_LOGIT_BIAS:
             raise RequestError(
                 f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most {MAX_LOGIT_BIAS}"
             )
-        if len(self.logit_bias) > MAX_LOGIT_BIAS:
-            raise RequestError(
-                f"logit_bias has {len(self.logit_bias)} entries; at most {MAX_LOGIT_BIAS}"
-            )
-        for token, bias in self.logit_bias.items():
-            if not _is_int(token) or token < 0:
-                raise RequestError(f"logit_bias names {token!r}; token ids are integers from 0")
-            if not _is_number(bias) or not math.isfinite(bias):
-                raise RequestError(f"logit_bias[{token}] is {bias!r}; it must be a finite number")
-        if self.logprobs_mode not in ("raw", "processed"):
-            raise RequestError(
-                f"logprobs_mode is {self.logprobs_mode!r}; choose one of raw, processed"
-            )
+
+    def _check_logit_bias(self) -> None:
+        biases = {} if self.logit_bias is None else self.logit_bias
+        if not isinstance(biases, Mapping):
+            raise RequestError(f"logit_bias is {_show(biases)}; it must map token ids to numbers")
+        if len(biases) > MAX_LOGIT_BIAS:
+            raise RequestError(f"logit_bias has {len(biases)} entries; at most {MAX_LOGIT_BIAS}")
+        checked = {}
+        for token, bias in biases.items():
+            number = _finite(bias)
+            if number is None or abs(number) > MAX_BIAS:
+                raise RequestError(
+                    f"logit_bias[{_show(token)}] is {_show(bias)}; it must be a finite number from "
+                    f"{-MAX_BIAS:g} to {MAX_BIAS:g}"
+                )
+            checked[_token_id("logit_bias", token)] = number
+        self._set("logit_bias", checked)
+
+    def _check_text(self) -> None:
+        if len(self.stop) > MAX_STOPS:
+            raise RequestError(f"stop has {len(self.stop)} strings; at most {MAX_STOPS}")
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise RequestError(f"stop holds {_show(text)}; a stop string must have a character")
 
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""
@@ -203,13 +236,13 @@ class SamplingParams:
         ):
             if getattr(self, name) != neutral:
                 raise UnsupportedError(
-                    f"SamplingParams.{name} = {getattr(self, name)!r} is not supported in this "
-                    f"version; leave it at {neutral!r}"
+                    f"SamplingParams.{name} = {_show(getattr(self, name))} is not supported in "
+                    f"this version; leave it at {neutral!r}"
                 )
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise `RequestError` if a token id that is named here lies outside the vocabulary."""
-        for name in ("stop_token_ids", "logit_bias", "allowed_token_ids"):
+        for name in ("stop_token_ids", "logit_bias", "allowed_token_ids", "logprob_token_ids"):
             for token in getattr(self, name) or ():
                 if token >= vocab_size:
                     raise RequestError(
@@ -218,9 +251,35 @@ class SamplingParams:
                     )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _integer(value: object) -> int | None:
+    """The value as an int; None if it is not an integer."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _finite(value: object) -> float | None:
+    """The value as a float; None if it is not a finite number."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _token_id(name: str, value: object) -> int:
+    token = _integer(value)
+    if token is None or not 0 <= token < 2**31:
+        raise RequestError(
+            f"{name} holds {_show(value)}; token ids are integers from 0 to {2**31 - 1}"
+        )
+    return token
+
+
+def _show(value: object) -> str:
+    """The value as an error message names it: short, whatever was passed."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return f"{type(value).__name__} too long to print"
+    return text if len(text) <= 80 else f"{text[:77]}..."
