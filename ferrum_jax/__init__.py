@@ -1,0 +1,115 @@
+"""ferrum_jax: a pure-JAX inference stack for language-model research.
+
+    import ferrum_jax as fj
+
+    with fj.LLM.load("demo") as llm:
+        print(llm.generate(["def main("], fj.SamplingParams(max_tokens=40))[0].outputs[0].text)
+
+The names below are imported when they are first used: importing the package loads no jax and
+starts no device.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ferrum_jax.attention import dense_attention
+    from ferrum_jax.models import forward, forward_capture, unembed
+    from ferrum_jax.models.edit import edit_layers
+    from ferrum_jax.models.weights.load import load_model
+    from ferrum_jax.runtime.llm import LLM
+    from ferrum_jax.types import (
+        ConfigError,
+        DeviceError,
+        EngineConfig,
+        FerrumError,
+        FinishReason,
+        LayerSpec,
+        ModelConfig,
+        ModelError,
+        Priority,
+        RequestError,
+        ResourceExhausted,
+        SamplingParams,
+        SchedulerError,
+        Taps,
+        TokenizerError,
+        UnsupportedError,
+        WeightError,
+    )
+
+    __version__: str
+
+__all__ = [
+    "LLM",
+    "ConfigError",
+    "DeviceError",
+    "EngineConfig",
+    "FerrumError",
+    "FinishReason",
+    "LayerSpec",
+    "ModelConfig",
+    "ModelError",
+    "Priority",
+    "RequestError",
+    "ResourceExhausted",
+    "SamplingParams",
+    "SchedulerError",
+    "Taps",
+    "TokenizerError",
+    "UnsupportedError",
+    "WeightError",
+    "__version__",
+    "dense_attention",
+    "edit_layers",
+    "forward",
+    "forward_capture",
+    "load_model",
+    "unembed",
+]
+
+_MODULES = {
+    "LLM": "ferrum_jax.runtime.llm",
+    "dense_attention": "ferrum_jax.attention",
+    "edit_layers": "ferrum_jax.models.edit",
+    "forward": "ferrum_jax.models",
+    "forward_capture": "ferrum_jax.models",
+    "load_model": "ferrum_jax.models.weights.load",
+    "unembed": "ferrum_jax.models",
+}
+"""Where a name comes from, if not from `ferrum_jax.types`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(_unknown(name))
+    if name == "__version__":
+        value = _version()
+    else:
+        value = getattr(import_module(_MODULES.get(name, "ferrum_jax.types")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ferrum-jax")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    lowered = {known.lower(): known for known in __all__}
+    close = get_close_matches(name.lower(), lowered, n=1)
+    hint = f"; did you mean {lowered[close[0]]!r}?" if close else ""
+    return f"module 'ferrum_jax' has no attribute {name!r}{hint}"

@@ -1,0 +1,45 @@
+"""What every test runs under: checked annotations, the CPU, a compilation cache on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+
+from tests.annotations import check_annotations
+
+COMPILATION_CACHE = Path(__file__).parent.parent / ".jax_cache"
+
+
+def use_cpu() -> None:
+    """Run on the CPU unless JAX_PLATFORMS asks for another device."""
+    if not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def keep_compilations(directory: Path) -> None:
+    """Keep every compiled program for the next run; do without where nobody can write."""
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError:
+        return
+    if not os.access(directory, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def load_hypothesis_profile() -> None:
+    """No deadline, since a first call compiles; the same examples on every run of CI."""
+    hypothesis.settings.register_profile("local", deadline=None)
+    hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "local")
+
+
+check_annotations()
+use_cpu()
+keep_compilations(COMPILATION_CACHE)
+load_hypothesis_profile()
