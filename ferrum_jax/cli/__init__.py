@@ -1,0 +1,1 @@
+"""The command `ferrum-jax`. Parsing loads no jax; a command imports what it runs."""

@@ -1,0 +1,100 @@
+"""What would run: versions, device, the model's table, its memory, its cache and its shapes.
+
+Reads config.json only; the weights of a local model are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ferrum_jax.cli.options import add_model_options, engine_config
+
+HELP = "versions, device, model, memory and step shapes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ferrum_jax.cli.record import environment, to_json
+
+    record = {**environment(), **_describe(args)}
+    if args.json:
+        print(to_json(record))
+    else:
+        _print_record(record)
+
+
+def _describe(args: argparse.Namespace) -> dict[str, Any]:
+    import jax
+
+    from ferrum_jax.cli.record import num_parameters
+    from ferrum_jax.kv import cache_bytes, plan_cache
+    from ferrum_jax.models.params import flatten_shapes, unflatten
+    from ferrum_jax.models.weights.hub import resolve_checkpoint
+    from ferrum_jax.models.weights.load import load_config
+    from ferrum_jax.runtime.devices import device_info
+    from ferrum_jax.runtime.llm import DEMO_MODEL, LLM
+    from ferrum_jax.runtime.shapes import declared_shapes
+    from ferrum_jax.types import DataType
+
+    engine, dtype = engine_config(args.engine), DataType.parse(args.dtype)
+    directory = DEMO_MODEL if args.model == "demo" else resolve_checkpoint(args.model)
+    config = load_config(directory)
+    # Shapes in place of weights: enough for an LLM that never runs.
+    structs = {
+        name: jax.ShapeDtypeStruct(shape, dtype.value)
+        for name, shape in flatten_shapes(config).items()
+    }
+    max_model_len = LLM(config, unflatten(config, structs), engine=engine).max_model_len
+    cache = plan_cache(
+        config,
+        engine,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        free_bytes=device_info().free_bytes,
+    )
+    count = num_parameters(config)
+    return {
+        "model": str(args.model),
+        "directory": str(directory),
+        "dtype": dtype.value,
+        "config": config,
+        "table": str(config),
+        "num_parameters": count,
+        "weight_bytes": count * dtype.itemsize,
+        "engine": engine,
+        "max_model_len": max_model_len,
+        "cache": {
+            "num_pages": cache.num_pages,
+            "page_size": cache.page_size,
+            "dtype": cache.dtype.value,
+            "bytes": cache_bytes(config, cache),
+            "tokens": (cache.num_pages - 1) * cache.page_size,
+        },
+        "step_shapes": [str(shape) for shape in declared_shapes(engine)],
+    }
+
+
+def _print_record(record: dict[str, Any]) -> None:
+    from ferrum_jax.cli.record import bytes_text
+    from ferrum_jax.types import DeviceInfo
+
+    cache, versions = record["cache"], record["versions"]
+    rows = {
+        "version": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "device": DeviceInfo(**record["device"]),
+        "model": record["directory"],
+        "weights": f"{record['num_parameters']:,} parameters, {record['dtype']}, "
+        f"{bytes_text(record['weight_bytes'])}",
+        "length": f"at most {record['max_model_len']:,} tokens a sequence",
+        "cache": f"{cache['num_pages']:,} pages of {cache['page_size']} tokens, {cache['dtype']}, "
+        f"{bytes_text(cache['bytes'])}, room for {cache['tokens']:,} tokens",
+        "shapes": f"{len(record['step_shapes'])}: " + "; ".join(record["step_shapes"]),
+    }
+    for name, value in rows.items():
+        print(f"{name:<8} {value}")
+    print(record["table"])
