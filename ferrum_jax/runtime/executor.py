@@ -25,6 +25,7 @@ from ferrum_jax.sampler import (
 )
 from ferrum_jax.types import (
     EngineConfig,
+    KVCache,
     KVCacheConfig,
     ModelConfig,
     Schedule,
@@ -67,6 +68,11 @@ class Executor:
         self._sampling = make_sampling_state(engine.max_num_seqs, max_model_len, config.vocab_size)
         self._write_slots = jax.jit(write_slots, donate_argnums=0)
         self.num_steps = 0
+
+    @property
+    def cache(self) -> KVCache:
+        """The cache as the last dispatched step leaves it; the next step consumes it."""
+        return self._cache
 
     @property
     def compilations(self) -> dict[StepShape, float]:

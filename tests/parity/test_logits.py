@@ -14,6 +14,23 @@ TOLERANCE = 5e-5
 """Largest fp32 difference from transformers' eager forward that is allowed."""
 
 
+FAMILIES = [
+    "gemma2",
+    "gemma3_text",
+    "llama",
+    "mistral_window",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+]
+"""One case of each model type, run with every optimisation and in chunks."""
+TOKEN_BY_TOKEN = fj.EngineConfig(
+    page_size=4, num_pages=40, max_num_seqs=1, max_num_batched_tokens=1
+)
+CHUNKED = fj.EngineConfig(page_size=4, num_pages=60, max_num_seqs=2, max_num_batched_tokens=16)
+
+
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """`name -> (golden, LLM)`, each checkpoint written and loaded once."""
@@ -24,13 +41,28 @@ def loaded(tmp_path_factory):
             golden = load_case(name)
             directory = tmp_path_factory.mktemp("checkpoint")
             write_checkpoint(golden, directory)
-            engine = fj.EngineConfig(
-                page_size=4, num_pages=40, max_num_seqs=2, max_num_batched_tokens=16
-            )
-            held[name] = golden, fj.LLM.load(directory, engine=engine)
+            held[name] = golden, fj.LLM.load(directory)
         return held[name]
 
     return load
+
+
+@pytest.fixture
+def quick_compilation():
+    """Compile fast rather than well: what is computed is tested, in many small programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def greedy(llm, golden, engine):
+    """The greedy continuation of the golden prompt by an engine of its own."""
+    if golden.name == "llama_rope_longrope_long":
+        # Asking for more than the trained context chooses the long factors from the start.
+        engine = replace(engine, max_model_len=llm.config.max_positions)
+    params = fj.SamplingParams(temperature=0, max_tokens=len(golden.greedy), ignore_eos=True)
+    with fj.LLM(llm.config, llm.params, engine=engine) as runner:
+        return runner.generate([golden.prompt.tolist()], params)[0].outputs[0].token_ids
 
 
 @pytest.mark.parametrize("name", case_names())
@@ -50,27 +82,23 @@ def _engine_cases():
 
 
 @pytest.mark.parametrize("name", _engine_cases())
-def test_greedy_text_of_the_paged_engine_equals_transformers(name, loaded):
+def test_greedy_text_of_the_paged_engine_equals_transformers(name, loaded, quick_compilation):
     golden, llm = loaded(name)
-    if name == "llama_rope_longrope_long":
-        # Asking for more than the trained context chooses the long factors from the start.
-        llm = fj.LLM(
-            llm.config,
-            llm.params,
-            engine=replace(llm.engine_config, max_model_len=llm.config.max_positions),
-        )
-    params = fj.SamplingParams(temperature=0, max_tokens=len(golden.greedy), ignore_eos=True)
-    with llm:
-        output = llm.generate([golden.prompt.tolist()], params)[0]
-    assert output.outputs[0].token_ids == golden.greedy.tolist()
+    assert greedy(llm, golden, TOKEN_BY_TOKEN) == golden.greedy.tolist()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3_moe", "mistral_window"])
-def test_scores_of_the_paged_engine_equal_the_full_forward(name, loaded):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_text_with_chunked_prefill_equals_transformers(name, loaded):
+    golden, llm = loaded(name)
+    assert greedy(llm, golden, CHUNKED) == golden.greedy.tolist()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scores_of_the_paged_engine_equal_transformers(name, loaded):
     golden, llm = loaded(name)
     texts = [ids.tolist() for ids in golden.sequences]
-    with llm:
-        scores = llm.score(texts)
+    with fj.LLM(llm.config, llm.params, engine=CHUNKED) as runner:
+        scores = runner.score(texts)
     for ids, logits, score in zip(texts, golden.logits, scores, strict=True):
         logprobs = np.asarray(jax.nn.log_softmax(jnp.asarray(logits[:-1])))
         expected = logprobs[np.arange(len(ids) - 1), ids[1:]]

@@ -1,0 +1,8 @@
+"""The paged KV-cache: how many pages, who owns them, and the arrays behind them."""
+
+from ferrum_jax.kv.cache import cache_bytes, make_cache
+from ferrum_jax.kv.manager import BlockTableManager
+from ferrum_jax.kv.pool import BlockPool
+from ferrum_jax.kv.sizing import plan_cache
+
+__all__ = ["BlockPool", "BlockTableManager", "cache_bytes", "make_cache", "plan_cache"]

@@ -1,0 +1,112 @@
+"""The compiled step: how many there are, what they hold in memory, what they refuse."""
+
+import jax
+import numpy as np
+import pytest
+
+import ferrum_jax as fj
+from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
+from ferrum_jax.types import Request, Schedule, ScheduledChunk, Sequence, StepShape
+
+
+def test_a_mixed_workload_compiles_a_known_number_of_programs(make_llm):
+    llm = make_llm()
+    rng = np.random.default_rng(0)
+    with llm:
+        for round_ in range(2):
+            prompts = [rng.integers(3, 4096, n).tolist() for n in (1, 3, 30, 70, 5, 9, 2, 64, 11)]
+            params = [
+                fj.SamplingParams(
+                    max_tokens=3 + i,
+                    temperature=i % 2,
+                    top_k=i,
+                    logprobs=None if i % 3 else i,
+                    prompt_logprobs=None if i % 4 else 1,
+                    frequency_penalty=0.1 * (i % 2),
+                    ignore_eos=True,
+                )
+                for i in range(9)
+            ]
+            llm.generate(prompts, params)
+            llm.score(prompts)
+            if round_ == 0:
+                compiled = dict(llm.compilations)
+        assert llm.compilations == compiled, "the second round compiled again"
+        assert set(compiled) <= set(llm.engine.declared_shapes)
+        assert len(llm.engine.declared_shapes) == 8
+        assert 5 <= len(compiled) <= 8
+
+
+def test_declared_shapes_of_the_default_engine():
+    shapes = declared_shapes(fj.EngineConfig())
+    assert [(s.tokens, s.rows) for s in shapes if not s.score] == [
+        *((n, n) for n in (1, 2, 4, 8, 16, 32, 64)),
+        *((16, 8), (64, 32), (256, 64), (512, 64)),
+    ]
+    assert len(shapes) == 15
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_num_seqs": 1, "max_num_batched_tokens": 1},
+        {"max_num_seqs": 7, "max_num_batched_tokens": 7},
+        {"max_num_seqs": 3, "max_num_batched_tokens": 1000},
+        {"max_num_seqs": 64, "max_num_batched_tokens": 100},
+    ],
+)
+def test_every_schedule_within_the_limits_has_a_shape(settings):
+    engine = fj.EngineConfig(**settings)
+    shapes = declared_shapes(engine)
+    request = Request(0, (1,) * 2000, fj.SamplingParams())
+    for rows in range(1, engine.max_num_seqs + 1):
+        for extra in {0, 1, 7, engine.max_num_batched_tokens - rows}:
+            if not 0 <= extra <= engine.max_num_batched_tokens - rows:
+                continue
+            lengths = [1 + extra] + [1] * (rows - 1)
+            chunks = tuple(
+                ScheduledChunk(Sequence(request, 0, 4000), 0, length, False) for length in lengths
+            )
+            for score in (False, True):
+                shape = choose_shape(shapes, Schedule(chunks), score=score)
+                assert shape.tokens >= rows + extra
+                assert shape.rows >= rows
+                assert (shape.tokens == shape.rows) == (not score and extra == 0)
+
+
+def test_an_undeclared_shape_is_a_loud_error():
+    shapes = declared_shapes(fj.EngineConfig(max_num_seqs=1, max_num_batched_tokens=4))
+    chunk = ScheduledChunk(Sequence(Request(0, (1,), fj.SamplingParams()), 0, 9), 0, 9, True)
+    with pytest.raises(fj.ResourceExhausted, match="no declared shape holds a step of 9 tokens"):
+        choose_shape(shapes, Schedule((chunk,)), score=False)
+
+
+@pytest.mark.parametrize("shape", [StepShape(1, 1), StepShape(32, 8)], ids=str)
+def test_the_step_holds_no_second_cache(make_llm, shape):
+    with make_llm(num_pages=4000) as llm:
+        cache_bytes = sum(x.nbytes for x in jax.tree.leaves(llm.engine.executor.cache))
+        memory = llm.engine.executor.memory_analysis(shape)
+    assert memory.alias_size_in_bytes >= cache_bytes, "the cache is not donated"
+    assert memory.temp_size_in_bytes < cache_bytes / 4
+
+
+def test_warm_up_compiles_every_declared_shape(make_llm):
+    with make_llm(max_num_seqs=2, max_num_batched_tokens=16) as llm:
+        llm.warm_up()
+        assert set(llm.compilations) == set(llm.engine.declared_shapes)
+        assert all(seconds > 0 for seconds in llm.compilations.values())
+
+
+def test_running_ahead_dispatches_before_reading(llm):
+    """With a step in flight, the next one is dispatched before the first one's tokens are read."""
+    engine = llm.engine
+    request = engine.add([5, 6], fj.SamplingParams(temperature=0, max_tokens=5, ignore_eos=True))
+    before = engine.executor.num_steps
+    assert engine.step() == []  # dispatched, nothing read
+    engine.step()
+    assert engine.executor.num_steps == before + 2
+    while engine.has_work:
+        engine.step()
+    # The last token needs no step of its own, and no step runs for a token past the end.
+    assert engine.executor.num_steps == before + 5
+    assert len(engine.take(request).outputs[0].token_ids) == 5
