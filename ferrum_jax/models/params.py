@@ -1,6 +1,7 @@
 """The weights of a model as plain pytrees, and the shapes that a config asks for.
 
-Dimension key: D model, N query heads, K kv heads, G = N / K, H head, F ffn, E experts, V vocabulary.
+Dimension key: D model, N query heads, K kv heads, G = N / K, H head, F ffn, E experts,
+V vocabulary.
 A field that a layer does not use is None, and so has no leaf.
 """
 

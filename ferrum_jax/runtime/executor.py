@@ -83,14 +83,16 @@ class Executor:
         score = any(_scores(chunk) for chunk in schedule.chunks)
         shape = choose_shape(self.shapes, schedule, score=score)
         batch = self._batch(schedule, shape)
-        step = self._compiled.get(shape) or self._compile(shape)
+        if shape not in self._compiled:
+            self.warm_up((shape, *self._following(schedule)))
+        step = self._compiled[shape]
         self._cache, output = step(self._params, self._cache, batch, self._sampling, Taps())
         self._sampling = output.sampling
         self.num_steps += 1
         return output
 
     def warm_up(self, shapes: tuple[StepShape, ...] | None = None) -> None:
-        wanted = [s for s in (shapes or self.shapes) if s not in self._compiled]
+        wanted = {s for s in (shapes or self.shapes) if s not in self._compiled}
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(self._compile, wanted))
 
@@ -98,6 +100,11 @@ class Executor:
         """The compiler's account of a shape's memory (arguments, outputs, aliases, temporaries)."""
         step = self._compiled.get(shape) or self._compile(shape)
         return step.memory_analysis()  # type: ignore[attr-defined]
+
+    def _following(self, schedule: Schedule) -> tuple[StepShape, ...]:
+        """The decode shape that a schedule leads to: compiled beside its own, in parallel."""
+        rows = sum(chunk.samples for chunk in schedule.chunks)
+        return tuple(s for s in self.shapes if s.tokens == s.rows >= rows > 0)[:1]
 
     def _compile(self, shape: StepShape) -> Callable[..., Any]:
         start = time.monotonic()

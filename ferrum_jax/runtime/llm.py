@@ -362,7 +362,7 @@ def _load_tokenizer(directory: Path) -> Tokenizer | None:
 
 
 def _eos_token_ids(directory: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """The ids that end a text: generation_config.json's, else config.json's, else the tokenizer's."""
+    """What ends a text: generation_config.json's ids, else config.json's, else the tokenizer's."""
     for name in ("generation_config.json", "config.json"):
         if (directory / name).exists():
             value = read_json(directory, name).get("eos_token_id")

@@ -15,7 +15,7 @@ class ConfigError(FerrumError, ValueError):
 
 
 class ModelError(FerrumError):
-    """A model cannot be built or run as asked (a site never reached, parameters that do not fit)."""
+    """A model cannot be built or run as asked: a site never reached, parameters that misfit."""
 
 
 class WeightError(FerrumError):

@@ -201,10 +201,8 @@ def _cells(spec: LayerSpec) -> tuple[str, str, str, str]:
         "out bias": a.out_bias,
     }
     heads += "".join(f", {text}" for text, present in extras.items() if present)
-    if a.rope is None:
-        position = "none"
-    else:
-        position = f"rope {a.rope.scaling.kind}, theta {a.rope.theta:g}"
+    rope = a.rope
+    position = "none" if rope is None else f"rope {rope.scaling.kind}, theta {rope.theta:g}"
     if isinstance(m, MoEConfig):
         ffn = f"{m.num_experts} experts x {m.ffn_size}, top {m.experts_per_token}, {m.activation}"
     else:

@@ -27,7 +27,7 @@ def read(reader: ConfigReader) -> ModelConfig:
 
 
 def windows(reader: ConfigReader) -> list[int | None]:
-    """Each layer's window: by `layer_types`, else from `max_window_layers` on, if windows are on."""
+    """Each layer's window: by `layer_types`, else from `max_window_layers` on, where it is on."""
     count = reader.size("num_hidden_layers")
     on = reader.flag("use_sliding_window", False)
     window = reader.optional_size("sliding_window") if on else reader.get("sliding_window", None)

@@ -111,7 +111,7 @@ def _read(
         stored = source.read(name)
         if not jax.numpy.issubdtype(stored.dtype, jax.numpy.floating):
             raise WeightError(
-                f"{source.location}: {name} has dtype {stored.dtype}; weights must be floating-point"
+                f"{source.location}: {name} has dtype {stored.dtype}; weights are floating-point"
             )
         entry.fill(host, index, stored)
         bar.update(stored.nbytes)
