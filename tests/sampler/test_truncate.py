@@ -50,7 +50,7 @@ LOGITS = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(PARAMS, min_size=ROWS, max_size=ROWS), LOGITS)
 def test_what_is_kept_is_what_sorting_keeps(params, logits):
     out = run_rows(logits, params)
