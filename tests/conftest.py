@@ -7,10 +7,11 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 from tests.annotations import check_annotations
 
-COMPILATION_CACHE = Path(__file__).parent.parent / ".jax_cache"
+COMPILATION_CACHE = Path(__file__).parent.parent / ".jax_cache" / jax.__version__
 
 
 def use_cpu() -> None:
@@ -22,7 +23,7 @@ def use_cpu() -> None:
 def keep_compilations(directory: Path) -> None:
     """Keep every compiled program for the next run; do without where nobody can write."""
     try:
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
     if not os.access(directory, os.W_OK):
@@ -39,7 +40,26 @@ def load_hypothesis_profile() -> None:
     hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "local")
 
 
+def compile_quickly() -> None:
+    """Spend little time on optimising programs that run once; see `optimised`."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def optimised():
+    """Compile what the test makes as users' programs are compiled."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_report_header() -> str:
+    """The version and the platform that were tested."""
+    return f"jax {jax.__version__} on {jax.config.jax_platforms}"
+
+
 check_annotations()
 use_cpu()
+compile_quickly()
 keep_compilations(COMPILATION_CACHE)
 load_hypothesis_profile()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from pathlib import Path
 
 import jax
@@ -33,6 +35,22 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
     )
+
+
+def use_compile_cache(directory: str | Path) -> None:
+    """Keep compiled programs in a folder, for the next process that runs the same shapes.
+
+    A folder that cannot be written gives a warning; programs are then compiled anew each time.
+    """
+    path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        warnings.warn(f"compile_cache_dir {path} cannot be used: {error}", stacklevel=2)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def _memory(device: jax.Device) -> tuple[int | None, int | None]:

@@ -6,18 +6,20 @@ import secrets
 from collections.abc import Iterable, Sequence
 from itertools import count
 
+import jax
 import numpy as np
 
 from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.kv import BlockTableManager, plan_cache
 from ferrum_jax.models import Params
 from ferrum_jax.runtime.completion import CompletionBuilder
-from ferrum_jax.runtime.devices import device_info
+from ferrum_jax.runtime.devices import device_info, use_compile_cache
 from ferrum_jax.runtime.executor import Executor
 from ferrum_jax.runtime.tracker import HostLogprobs, PromptScores, RequestTracker
 from ferrum_jax.scheduler import ContinuousScheduler, check_fits, make_policy, sequence_limit
 from ferrum_jax.types import (
     DataType,
+    DeviceError,
     EngineConfig,
     FinishReason,
     ModelConfig,
@@ -55,6 +57,8 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         eos_token_ids: Iterable[int] = (),
     ):
+        if engine.compile_cache_dir is not None:
+            use_compile_cache(engine.compile_cache_dir)
         device = device_info()
         dtype = DataType.parse(str(params.embed.dtype))
         self.kv = plan_cache(
@@ -85,12 +89,13 @@ class Engine:
         self._trackers: dict[int, RequestTracker] = {}
         self._in_flight: tuple[Schedule, StepOutput] | None = None
         self._deltas: list[StreamDelta] = []
+        self._broken_off = False
         self._done: dict[int, RequestTracker] = {}
 
     @property
     def has_work(self) -> bool:
-        """Whether a further `step` can change anything."""
-        return bool(self._trackers) or self._in_flight is not None
+        """Whether a request has not ended; what is in flight for others needs no reading."""
+        return bool(self._trackers)
 
     @property
     def compilations(self) -> dict[StepShape, float]:
@@ -164,7 +169,27 @@ class Engine:
         return request.request_id
 
     def step(self) -> list[StreamDelta]:
-        """Dispatch the next step and read the one before; returns what the requests gained."""
+        """Dispatch the next step and read the one before; returns what the requests gained.
+
+        Raises:
+            DeviceError: the device failed; every running request ends with an error, and the
+                engine can be used again.
+        """
+        if self._broken_off:
+            self._restart()
+        self._broken_off = True
+        try:
+            self._step()
+        except jax.errors.JaxRuntimeError as error:
+            raise DeviceError(
+                f"the device failed while running a step: {error}; if memory ran out, lower "
+                "EngineConfig.memory_fraction, num_pages or max_num_batched_tokens"
+            ) from error
+        self._broken_off = False
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _step(self) -> None:
         schedule = self._scheduler.schedule()
         launched = None
         if schedule.chunks:
@@ -177,8 +202,16 @@ class Engine:
         if self._in_flight is not None and not self._engine.run_ahead:
             landed, self._in_flight = self._in_flight, None
             self._collect(*landed)
-        deltas, self._deltas = self._deltas, []
-        return deltas
+
+    def _restart(self) -> None:
+        """After an exception broke a step off, at whatever point: nothing that ran can go on."""
+        self._in_flight = None
+        for tracker in list(self._trackers.values()):
+            tracker.fail("the step that ran this request was broken off")
+            for builder in tracker.builders:
+                if not builder.sequence.finished:
+                    self._end(tracker, builder, builder.finish(FinishReason.ERROR))
+        self._executor.reset()
 
     def abort(self, request_id: int) -> None:
         """End a request wherever it stands; its pages are free at once. Twice does no harm."""

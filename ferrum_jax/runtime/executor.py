@@ -64,10 +64,18 @@ class Executor:
         self._max_model_len = max_model_len
         pages = -(-max_model_len // kv.page_size)
         self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
-        self._cache = make_cache(config, kv)
-        self._sampling = make_sampling_state(engine.max_num_seqs, max_model_len, config.vocab_size)
+        self._num_written = [0] * engine.max_num_seqs
+        self._kv = kv
+        self.reset()
         self._write_slots = jax.jit(write_slots, donate_argnums=0)
         self.num_steps = 0
+
+    def reset(self) -> None:
+        """An empty cache and neutral slots, as at the start; what was running is lost."""
+        self._cache = make_cache(self._config, self._kv)
+        self._sampling = make_sampling_state(
+            self._padding_slot, self._max_model_len, self._config.vocab_size
+        )
 
     @property
     def cache(self) -> KVCache:
@@ -125,6 +133,7 @@ class Executor:
             group = sequences[first : first + ADMITTED_AT_ONCE]
             for sequence in group:
                 self._tables[sequence.slot] = 0
+                self._num_written[sequence.slot] = 0
             slots, rows = slot_rows(
                 [_slot_update(sequence) for sequence in group],
                 num_slots=self._padding_slot,
@@ -134,6 +143,14 @@ class Executor:
             )
             self._sampling = self._write_slots(self._sampling, slots, rows)
 
+    def _write_table(self, sequence: Sequence) -> None:
+        """Bring a slot's row of the block tables up to date; pages are only ever appended."""
+        assert sequence.slot is not None
+        pages, written = sequence.blocks.pages, self._num_written[sequence.slot]
+        if len(pages) > written:
+            self._tables[sequence.slot, written : len(pages)] = pages[written:]
+            self._num_written[sequence.slot] = len(pages)
+
     def _batch(self, schedule: Schedule, shape: StepShape) -> StepBatch:
         """The host's part of a step, padded to its shape."""
         slots = np.full(shape.rows, self._padding_slot, np.int32)
@@ -142,8 +159,7 @@ class Executor:
         samples = np.zeros(shape.rows, bool)
         for row, chunk in enumerate(schedule.chunks):
             sequence = chunk.sequence
-            pages = sequence.blocks.pages
-            self._tables[sequence.slot, : len(pages)] = pages
+            self._write_table(sequence)
             slots[row] = sequence.slot
             lengths[row] = chunk.length
             contexts[row] = chunk.start + chunk.length

@@ -47,14 +47,6 @@ def loaded(tmp_path_factory):
     return load
 
 
-@pytest.fixture
-def quick_compilation():
-    """Compile fast rather than well: what is computed is tested, in many small programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def greedy(llm, golden, engine):
     """The greedy continuation of the golden prompt by an engine of its own."""
     if golden.name == "llama_rope_longrope_long":
@@ -82,13 +74,13 @@ def _engine_cases():
 
 
 @pytest.mark.parametrize("name", _engine_cases())
-def test_greedy_text_of_the_paged_engine_equals_transformers(name, loaded, quick_compilation):
+def test_greedy_text_of_the_paged_engine_equals_transformers(name, loaded):
     golden, llm = loaded(name)
     assert greedy(llm, golden, TOKEN_BY_TOKEN) == golden.greedy.tolist()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_greedy_text_with_chunked_prefill_equals_transformers(name, loaded):
+def test_greedy_text_with_chunked_prefill_equals_transformers(name, loaded, optimised):
     golden, llm = loaded(name)
     assert greedy(llm, golden, CHUNKED) == golden.greedy.tolist()
 

@@ -19,12 +19,12 @@ CONFIG = ModelConfig(
     max_positions=256,
 )
 ENGINE = fj.EngineConfig(
-    page_size=4, num_pages=120, max_model_len=128, max_num_seqs=8, max_num_batched_tokens=32
+    page_size=4, num_pages=120, max_model_len=128, max_num_seqs=4, max_num_batched_tokens=32
 )
 
 
 @pytest.fixture(scope="session")
-def params():
+def weights():
     return init_params(CONFIG, seed=1)
 
 
@@ -34,8 +34,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def shared_llm(params, tokenizer):
-    return fj.LLM(CONFIG, params, tokenizer, engine=ENGINE, eos_token_ids=(2,))
+def shared_llm(weights, tokenizer):
+    return fj.LLM(CONFIG, weights, tokenizer, engine=ENGINE, eos_token_ids=(2,))
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def llm(shared_llm):
 
 
 @pytest.fixture
-def make_llm(params, tokenizer):
+def make_llm(weights, tokenizer):
     """Another engine over the same weights: `make_llm(max_num_seqs=2, ...)`."""
 
     def make(**changes):
         from dataclasses import replace
 
         return fj.LLM(
-            CONFIG, params, tokenizer, engine=replace(ENGINE, **changes), eos_token_ids=(2,)
+            CONFIG, weights, tokenizer, engine=replace(ENGINE, **changes), eos_token_ids=(2,)
         )
 
     return make

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -82,8 +83,8 @@ def test_a_prompt_larger_than_all_pages_errors_and_the_next_one_runs(make_llm):
         assert len(small.generate([[5] * 9], GREEDY)[0].outputs[0].token_ids) == 6
 
 
-def test_nan_fails_only_its_own_request(llm, params):
-    poisoned = params.replace(embed=params.embed.at[666].set(jnp.nan))
+def test_nan_fails_only_its_own_request(llm, weights):
+    poisoned = weights.replace(embed=weights.embed.at[666].set(jnp.nan))
     sick = fj.LLM(llm.config, poisoned, llm.tokenizer, engine=llm.engine_config)
     outputs = sick.generate([[7, 8], [9, 666, 10], [11]], GREEDY)
     assert [o.outputs[0].finish_reason for o in outputs] == ["length", "error", "length"]
@@ -144,6 +145,33 @@ def test_ctrl_c_leaves_the_engine_usable(llm, monkeypatch):
     while engine.has_work:
         engine.step()
     assert len(llm.generate([[5] * 20], GREEDY)[0].outputs[0].token_ids) == 6
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, jax.errors.JaxRuntimeError])
+def test_a_step_broken_off_after_its_cache_was_donated(llm, monkeypatch, failure):
+    """Even where the device state is lost, the next request runs."""
+    engine = llm.engine
+    bystander = engine.add([9] * 20, GREEDY)
+    expected = llm.generate([[5] * 20], GREEDY)[0].outputs[0].token_ids
+    engine.take(bystander)
+    bystander = engine.add([9] * 20, replace(GREEDY, max_tokens=50))
+    execute, calls = engine.executor.execute, []
+
+    def broken(schedule):
+        output = execute(schedule)
+        calls.append(1)
+        if len(calls) == 3:
+            jax.tree.map(lambda x: x.delete(), engine.executor.cache)
+            raise failure("lost")
+        return output
+
+    monkeypatch.setattr(engine.executor, "execute", broken)
+    raised = KeyboardInterrupt if failure is KeyboardInterrupt else fj.DeviceError
+    with pytest.raises(raised, match="lost"):
+        llm.generate([[5] * 20], replace(GREEDY, max_tokens=50))
+    monkeypatch.undo()
+    assert llm.generate([[5] * 20], GREEDY)[0].outputs[0].token_ids == expected
+    assert "broken off" in engine.take(bystander).error
 
 
 def test_taps_on_requests_are_refused_plainly(llm):

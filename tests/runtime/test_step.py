@@ -33,8 +33,8 @@ def test_a_mixed_workload_compiles_a_known_number_of_programs(make_llm):
                 compiled = dict(llm.compilations)
         assert llm.compilations == compiled, "the second round compiled again"
         assert set(compiled) <= set(llm.engine.declared_shapes)
-        assert len(llm.engine.declared_shapes) == 8
-        assert 5 <= len(compiled) <= 8
+        assert len(llm.engine.declared_shapes) == 7
+        assert len(compiled) == 7
 
 
 def test_declared_shapes_of_the_default_engine():
@@ -81,9 +81,9 @@ def test_an_undeclared_shape_is_a_loud_error():
         choose_shape(shapes, Schedule((chunk,)), score=False)
 
 
-@pytest.mark.parametrize("shape", [StepShape(1, 1), StepShape(32, 8)], ids=str)
-def test_the_step_holds_no_second_cache(make_llm, shape):
-    with make_llm(num_pages=4000) as llm:
+@pytest.mark.parametrize("shape", [StepShape(1, 1), StepShape(32, 4)], ids=str)
+def test_the_step_holds_no_second_cache(make_llm, shape, optimised):
+    with make_llm(num_pages=40_000) as llm:
         cache_bytes = sum(x.nbytes for x in jax.tree.leaves(llm.engine.executor.cache))
         memory = llm.engine.executor.memory_analysis(shape)
     assert memory.alias_size_in_bytes >= cache_bytes, "the cache is not donated"
@@ -107,6 +107,22 @@ def test_running_ahead_dispatches_before_reading(llm):
     assert engine.executor.num_steps == before + 2
     while engine.has_work:
         engine.step()
-    # The last token needs no step of its own, and no step runs for a token past the end.
+    # One prefill and four decodes: no step runs for a token past the end.
     assert engine.executor.num_steps == before + 5
     assert len(engine.take(request).outputs[0].token_ids) == 5
+
+
+def test_a_compile_cache_keeps_programs_and_an_unwritable_one_warns(make_llm, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        with make_llm(compile_cache_dir=str(tmp_path / "programs"), max_num_seqs=3) as llm:
+            llm.generate([[5]], fj.SamplingParams(max_tokens=2))
+            assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+        (tmp_path / "file").write_text("")
+        with (
+            make_llm(compile_cache_dir=str(tmp_path / "file" / "under")) as llm,
+            pytest.warns(UserWarning, match="cannot be used"),
+        ):
+            assert llm.engine.has_work is False
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
