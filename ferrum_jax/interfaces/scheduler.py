@@ -12,6 +12,11 @@ class BlockManager(Protocol):
     """Owns the page pool; every page is free or owned, shared pages are ref-counted."""
 
     @property
+    def page_size(self) -> int:
+        """Tokens a page."""
+        ...
+
+    @property
     def num_free(self) -> int: ...
 
     @property
