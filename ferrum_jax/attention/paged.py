@@ -154,7 +154,10 @@ def _group(
     page_size = cache.k_pages.shape[1]
     pages_per_block = max(1, min(BLOCK_KEYS // page_size, tables.shape[1]))
     block = pages_per_block * page_size
-    padding = -tables.shape[1] % pages_per_block
+    # At least two blocks: XLA hoists the read of a lone one out of the loop, fuses it with the
+    # write before it, and then needs a copy of the whole pool.
+    num_blocks = max(2, -(-tables.shape[1] // pages_per_block))
+    padding = num_blocks * pages_per_block - tables.shape[1]
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
     products = _one_query(q_XQKGH) if q_XQKGH.shape[1] == 1 else _many_queries(q_XQKGH)

@@ -140,6 +140,8 @@ class Engine:
             RequestError: an empty or too long prompt, or a token id outside the vocabulary.
             ResourceExhausted: the prompt can never fit the KV pages.
         """
+        if self._broken_off:
+            self._restart()
         prompt_ids = self._checked(prompt_token_ids, params, score_only)
         request = Request(
             request_id=next(self._ids),
@@ -205,7 +207,7 @@ class Engine:
 
     def _restart(self) -> None:
         """After an exception broke a step off, at whatever point: nothing that ran can go on."""
-        self._in_flight = None
+        self._in_flight, self._broken_off = None, False
         for tracker in list(self._trackers.values()):
             tracker.fail("the step that ran this request was broken off")
             for builder in tracker.builders:

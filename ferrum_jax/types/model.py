@@ -170,23 +170,24 @@ class ModelConfig:
 
 
 def _table(config: ModelConfig) -> list[str]:
-    """One line per fact, and one per run of equal layers."""
-    lines = [
-        f"{config.model_type}: {config.num_layers} layers, hidden {config.hidden_size}, "
-        f"vocabulary {config.vocab_size}, positions {config.max_positions}",
-        f"  embeddings {'tied' if config.tie_embeddings else 'untied'}"
-        + (f", scaled by {config.embed_scale:g}" if config.embed_scale != 1 else "")
-        + f"; final norm {config.final_norm}, eps {config.norm_eps:g}"
-        + (f"; logits capped at {config.final_soft_cap:g}" if config.final_soft_cap else ""),
-        "  layers | norm | attention | position | feed-forward",
-    ]
+    """The model's facts, then a row for each run of equal layers."""
+    tied = "tied" if config.tie_embeddings else "untied"
+    scale = f", scaled by {config.embed_scale:g}" if config.embed_scale != 1 else ""
+    cap = f"; logits capped at {config.final_soft_cap:g}" if config.final_soft_cap else ""
+    rows = [("layers", "norm", "attention", "position", "feed-forward")]
     start = 0
     for i in range(1, config.num_layers + 1):
         if i == config.num_layers or config.layers[i] != config.layers[start]:
             span = f"{start}" if i == start + 1 else f"{start}-{i - 1}"
-            lines.append(f"  {span} | " + " | ".join(_cells(config.layers[start])))
+            rows.append((span, *_cells(config.layers[start])))
             start = i
-    return lines
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{config.model_type}: {config.num_layers} layers, hidden {config.hidden_size}, "
+        f"vocabulary {config.vocab_size}, positions {config.max_positions}",
+        f"  embeddings {tied}{scale}; final norm {config.final_norm}, eps {config.norm_eps:g}{cap}",
+        *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
+    ]
 
 
 def _cells(spec: LayerSpec) -> tuple[str, str, str, str]:

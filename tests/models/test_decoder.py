@@ -165,7 +165,7 @@ def test_the_gradient_is_the_slope(params):
     gradient = jax.grad(loss)(params)
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params)
-    size = 1e-3
+    size = 1e-4  # so small that no token changes its experts
 
     def moved(sign):
         return loss(jax.tree.map(lambda x, d: x + sign * size * d, params, direction))

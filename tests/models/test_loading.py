@@ -174,7 +174,8 @@ def test_configs_print_as_tables_and_compare_by_value():
         assert hash(config) == hash(read_config(raw))
         lines = str(config).splitlines()
         assert config.model_type in lines[0]
-        assert all(len(line) < 140 for line in lines)
+        assert lines[2].split() == ["layers", "norm", "attention", "position", "feed-forward"]
+        assert all(len(line) < 160 for line in lines)
     assert {load_case(name).model_type for name in case_names()} == set(FAMILIES)
 
 
