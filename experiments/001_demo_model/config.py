@@ -38,7 +38,7 @@ class Stage:
 class Training:
     """Short sequences first, because attention is what costs on a CPU; long ones last."""
 
-    stages: tuple[Stage, ...] = (Stage(1600, 16, 256), Stage(400, 8, 512))
+    stages: tuple[Stage, ...] = (Stage(1400, 16, 256), Stage(300, 8, 512))
     peak_rate: float = 3e-3
     warmup_steps: int = 150
     end_rate: float = 3e-5

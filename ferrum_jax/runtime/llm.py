@@ -40,14 +40,14 @@ Prompt = str | Sequence[int]
 DEMO_MODEL = Path(__file__).parent.parent / "demo_model"
 LONGEST_DEFAULT = 8192
 """`max_model_len` where neither the caller nor a shorter model sets it."""
-GREEDY_DEFAULT = SamplingParams(temperature=0.0)
 
 
 class LLM:
     """A model, its tokenizer and an engine. A context manager: leaving it frees the device memory.
 
-    with LLM.load("demo") as llm:
-        print(llm.generate(["The for statement"], SamplingParams(max_tokens=40))[0].outputs[0].text)
+        with LLM.load("demo") as llm:
+            outputs = llm.generate(["The for statement"], SamplingParams(max_tokens=40))
+            print(outputs[0].outputs[0].text)
     """
 
     def __init__(

@@ -49,7 +49,9 @@ def test_greedy_text_equals_transformers(demo):
 
 def test_it_knows_python_better_than_chance(demo):
     """Bits per byte on a text that it has not seen, against the same text with its words mixed."""
-    text = "    def close(self):\n        if self.file is not None:\n            self.file.close()\n"
+    text = (
+        "    def close(self):\n        if self.file is not None:\n            self.file.close()\n"
+    )
     words = text.split()
     mixed = " ".join(np.random.default_rng(0).permutation(words))
     straight, shuffled = demo.score([text, mixed])
@@ -59,7 +61,9 @@ def test_it_knows_python_better_than_chance(demo):
 
 def test_it_writes_code_and_prose(demo):
     params = fj.SamplingParams(temperature=0.7, top_p=0.95, max_tokens=60, seed=0)
-    code, prose = demo.generate(["class Stack:\n    def __init__(self", "The for statement"], params)
+    code, prose = demo.generate(
+        ["class Stack:\n    def __init__(self", "The for statement"], params
+    )
     assert "self" in code.outputs[0].text
     words = {"the", "is", "a", "of", "to", "and"}
     assert len(words & set(prose.outputs[0].text.lower().split())) >= 3
