@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "--stop", action="append", default=[], help="a text that ends the completion; repeatable"
     )
+    sampling.add_argument(
+        "--ignore-eos", action="store_true", help="go on past the end-of-text token"
+    )
     parser.add_argument(
         "--chat", action="store_true", help="put each prompt into the model's chat template"
     )
@@ -84,7 +87,7 @@ def _sampling_params(args: argparse.Namespace) -> SamplingParams:
     from ferrum_jax.types import SamplingParams
 
     values = {name: getattr(args, name) for name, *_ in SAMPLING}
-    return SamplingParams(**values, stop=tuple(args.stop))
+    return SamplingParams(**values, stop=tuple(args.stop), ignore_eos=args.ignore_eos)
 
 
 def _encode(llm: LLM, prompt: str, chat: bool) -> list[int]:
