@@ -36,17 +36,20 @@ def draw(log: list[dict], run: Training, result: dict, path: Path) -> None:
     axes.plot(millions, loss, color="#c9d6e8", linewidth=0.6, label="training loss, each step")
     axes.plot(millions, smoothed(loss), color="#1f4e8c", linewidth=1.6, label="mean of 25 steps")
     per_token = result["held_out_bytes_per_token"] * math.log(2)
-    for name, value, style in (
-        ("xz -9e", result["held_out"]["all_xz_bits_per_byte"], "--"),
-        ("this model", result["held_out"]["all_model_bits_per_byte"], ":"),
+    held_out = result["held_out"]
+    for name, value, style, side in (
+        ("xz -9e", held_out["all_xz_bits_per_byte"], "--", "right"),
+        ("this model", held_out["all_model_bits_per_byte"], ":", "left"),
     ):
+        # Each label on the side where the curve is far from its line.
+        x = millions[-1] if side == "right" else millions[-1] / 50
         axes.axhline(value * per_token, color="#444444", linestyle=style, linewidth=1)
         axes.annotate(
             f"held-out text, {name}: {value:.2f} bits per byte",
-            (millions[-1], value * per_token),
+            (x, value * per_token),
             xytext=(0, 3),
             textcoords="offset points",
-            ha="right",
+            ha=side,
             fontsize=8,
         )
     axes.set_xlabel("training tokens (millions)")

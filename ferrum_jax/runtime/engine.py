@@ -241,7 +241,13 @@ class Engine:
         return tracker
 
     def is_done(self, request_id: int) -> bool:
+        """Whether a request has ended and was not taken yet."""
         return request_id in self._done
+
+    def num_scored(self, request_id: int) -> int:
+        """Prompt tokens whose logprobs a request that is done has brought."""
+        tracker = self._done[request_id]
+        return 0 if tracker.prompt_scores is None else len(tracker.request.prompt_token_ids)
 
     def _checked(
         self, prompt: Sequence[int], params: SamplingParams, score_only: bool

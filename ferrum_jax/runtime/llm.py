@@ -45,9 +45,9 @@ LONGEST_DEFAULT = 8192
 class LLM:
     """A model, its tokenizer and an engine. A context manager: leaving it frees the device memory.
 
-        with LLM.load("demo") as llm:
-            outputs = llm.generate(["The for statement"], SamplingParams(max_tokens=40))
-            print(outputs[0].outputs[0].text)
+    with LLM.load("demo") as llm:
+        outputs = llm.generate(["The for statement"], SamplingParams(max_tokens=40))
+        print(outputs[0].outputs[0].text)
     """
 
     def __init__(
@@ -261,6 +261,7 @@ class LLM:
                         tokens += len(delta.token_ids)
                         if delta.request_id in waiting and engine.is_done(delta.request_id):
                             waiting.discard(delta.request_id)
+                            tokens += engine.num_scored(delta.request_id)
                             bar.update()
                     if progress and (elapsed := bar.format_dict["elapsed"]):
                         bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
