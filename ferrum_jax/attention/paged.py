@@ -218,9 +218,7 @@ def _many_queries(q_XQKGH: Float[Array, "X Q K G H"]) -> _Products:
     x, tile, kv_heads, groups, head = q_XQKGH.shape
 
     def scores(k_XCKH: Array) -> Array:
-        return jnp.einsum(
-            "XQKGH,XCKH->XKGQC", q_XQKGH, k_XCKH, preferred_element_type=jnp.float32
-        )
+        return jnp.einsum("XQKGH,XCKH->XKGQC", q_XQKGH, k_XCKH, preferred_element_type=jnp.float32)
 
     def add(out: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
         return out * shrink[..., None] + jnp.einsum(

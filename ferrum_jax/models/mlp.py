@@ -30,19 +30,15 @@ def mlp(
     x: Float[Array, "T D"], params: MLPParams, spec: MLPConfig, tap: Tap
 ) -> Float[Array, "T D"]:
     """`act(x gate) * (x up)` or `act(x up)`, then down. Sites: mlp_pre, mlp_post."""
-    act = ACTIVATIONS[spec.activation]
-    up = _affine(x, params.up, params.up_bias)
+    # `TD,DUF->TUF`, written as the plain matmul that XLA runs fastest on a CPU.
+    y_TUF = (x @ params.gate_up.reshape(x.shape[-1], -1)).reshape(-1, *params.gate_up.shape[1:])
+    if params.gate_up_bias is not None:
+        y_TUF = y_TUF + params.gate_up_bias
+    hidden = ACTIVATIONS[spec.activation](tap("mlp_pre", y_TUF[:, 0]))
     if spec.gated:
-        pre = tap("mlp_pre", _affine(x, params.gate, params.gate_bias))
-        hidden = act(pre) * up
-    else:
-        hidden = act(tap("mlp_pre", up))
-    return _affine(tap("mlp_post", hidden), params.down, params.down_bias)
-
-
-def _affine(x: Array, weight: Array, bias: Array | None) -> Array:
-    y = jnp.einsum("TD,DF->TF", x, weight)
-    return y if bias is None else y + bias
+        hidden = hidden * y_TUF[:, 1]
+    out = jnp.einsum("TF,FD->TD", tap("mlp_post", hidden), params.down)
+    return out if params.down_bias is None else out + params.down_bias
 
 
 def moe(

@@ -72,15 +72,13 @@ class AttentionParams:
 class MLPParams:
     """A dense feed-forward block."""
 
-    up: Any
-    """[D, F]"""
+    gate_up: Any
+    """[D, U, F]: U = 2, gate and up projection as one matmul; without a gate U = 1"""
     down: Any
     """[F, D]"""
-    gate: Any = None
-    """[D, F]"""
-    up_bias: Any = None
+    gate_up_bias: Any = None
+    """[U, F]"""
     down_bias: Any = None
-    gate_bias: Any = None
 
 
 @struct.dataclass
@@ -168,14 +166,12 @@ def _mlp(m: MLPConfig | MoEConfig, width: int) -> MLPParams | MoEParams:
         up = (m.num_experts, width, m.ffn_size)
         down = (m.num_experts, m.ffn_size, width)
         return MoEParams(router=(width, m.num_experts), gate=up, up=up, down=down)
-    bias = (m.ffn_size,) if m.mlp_bias else None
+    joined = (2 if m.gated else 1, m.ffn_size)
     return MLPParams(
-        up=(width, m.ffn_size),
+        gate_up=(width, *joined),
         down=(m.ffn_size, width),
-        gate=(width, m.ffn_size) if m.gated else None,
-        up_bias=bias,
+        gate_up_bias=joined if m.mlp_bias else None,
         down_bias=(width,) if m.mlp_bias else None,
-        gate_bias=bias if m.gated else None,
     )
 
 
@@ -251,10 +247,14 @@ def _init_leaf(
     values = rng.standard_normal(shape, dtype=np.float32)
     if leaf == "embed":
         return values * np.float32(0.02)
-    fan_in = shape[0] * shape[1] if leaf == "o" else shape[-2] if len(shape) == 3 else shape[0]
-    if leaf == "qkv":
-        fan_in = shape[0]
-    return values / np.float32(fan_in**0.5)
+    return values / np.float32(_fan_in(leaf, shape) ** 0.5)
+
+
+def _fan_in(leaf: str, shape: tuple[int, ...]) -> int:
+    """The inputs of a projection: two axes of `o`, the middle one of stacked experts."""
+    if leaf == "o":
+        return shape[0] * shape[1]
+    return shape[1] if len(shape) == 3 and leaf not in ("gate_up", "qkv") else shape[0]
 
 
 def _unit_offset(name: str, config: ModelConfig) -> bool:

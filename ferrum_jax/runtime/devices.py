@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -53,7 +54,7 @@ def use_compile_cache(directory: str | Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(path))
 
 
-def _memory(device: jax.Device) -> tuple[int | None, int | None]:
+def _memory(device: Any) -> tuple[int | None, int | None]:
     """Total and free bytes, where the platform or the operating system tells."""
     if device.platform == "cpu":
         return _host_memory()

@@ -196,8 +196,8 @@ class Engine:
         launched = None
         if schedule.chunks:
             launched = (schedule, self._executor.execute(schedule))
-            for chunk in schedule.chunks:
-                self._tracker_of(chunk.sequence).note_scheduled()
+            for sequence in schedule.admitted:
+                self._tracker_of(sequence).note_scheduled()
         landed, self._in_flight = self._in_flight, launched
         if landed is not None:
             self._collect(*landed)

@@ -132,8 +132,8 @@ class Executor:
         for first in range(0, len(sequences), ADMITTED_AT_ONCE):
             group = sequences[first : first + ADMITTED_AT_ONCE]
             for sequence in group:
-                self._tables[sequence.slot] = 0
-                self._num_written[sequence.slot] = 0
+                self._tables[_slot(sequence)] = 0
+                self._num_written[_slot(sequence)] = 0
             slots, rows = slot_rows(
                 [_slot_update(sequence) for sequence in group],
                 num_slots=self._padding_slot,
@@ -145,11 +145,11 @@ class Executor:
 
     def _write_table(self, sequence: Sequence) -> None:
         """Bring a slot's row of the block tables up to date; pages are only ever appended."""
-        assert sequence.slot is not None
-        pages, written = sequence.blocks.pages, self._num_written[sequence.slot]
+        slot, pages = _slot(sequence), sequence.blocks.pages
+        written = self._num_written[slot]
         if len(pages) > written:
-            self._tables[sequence.slot, written : len(pages)] = pages[written:]
-            self._num_written[sequence.slot] = len(pages)
+            self._tables[slot, written : len(pages)] = pages[written:]
+            self._num_written[slot] = len(pages)
 
     def _batch(self, schedule: Schedule, shape: StepShape) -> StepBatch:
         """The host's part of a step, padded to its shape."""
@@ -160,25 +160,31 @@ class Executor:
         for row, chunk in enumerate(schedule.chunks):
             sequence = chunk.sequence
             self._write_table(sequence)
-            slots[row] = sequence.slot
+            slots[row] = _slot(sequence)
             lengths[row] = chunk.length
             contexts[row] = chunk.start + chunk.length
             samples[row] = chunk.samples
         starts = np.zeros(shape.rows + 1, np.int32)
         np.cumsum(lengths, out=starts[1:])
-        return StepBatch(
-            slots=slots,
-            query_starts=starts,
-            context_lens=contexts,
-            samples=samples,
-            block_tables=self._tables[slots],
-        )
+        # numpy arrays: the compiled step moves them to the device itself.
+        arrays: dict[str, Any] = {
+            "slots": slots,
+            "query_starts": starts,
+            "context_lens": contexts,
+            "samples": samples,
+            "block_tables": self._tables[slots],
+        }
+        return StepBatch(**arrays)
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.slot is not None, "only running sequences are scheduled, and they have a slot"
+    return sequence.slot
 
 
 def _slot_update(sequence: Sequence) -> SlotUpdate:
-    assert sequence.slot is not None
     return SlotUpdate(
-        slot=sequence.slot,
+        slot=_slot(sequence),
         tokens=sequence.token_ids,
         prompt_len=sequence.prompt_len,
         params=sequence.request.params,

@@ -300,13 +300,13 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts from one or several; a list of integers is one prompt."""
     if isinstance(prompts, str):
         return [prompts]
-    prompts = list(prompts)
-    if prompts and all(isinstance(x, int | np.integer) for x in prompts):
-        return [prompts]  # type: ignore[list-item]
-    for prompt in prompts:
+    listed: list[Any] = list(prompts)
+    if listed and all(isinstance(x, int | np.integer) for x in listed):
+        return [listed]
+    for prompt in listed:
         if not isinstance(prompt, str) and not hasattr(prompt, "__iter__"):
             raise RequestError(f"a prompt is {prompt!r}; give a text or a list of token ids")
-    return prompts  # type: ignore[return-value]
+    return listed
 
 
 def _per_prompt(

@@ -10,7 +10,7 @@ GROWTH = 4
 
 
 def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
-    """Every shape that an engine may run.
+    """Every shape that an engine may run, the smaller first.
 
     Pure decode steps have one token a row, in powers of two up to `max_num_seqs`. Steps with a
     prefill chunk have 16, 64, 256, ... tokens up to the budget, and at most half as many rows; the
@@ -23,22 +23,19 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     # More tokens than rows tells a mixed step from a decode step.
     largest = max(engine.max_num_batched_tokens, engine.max_num_seqs + 1)
     mixed[-1] = (largest, engine.max_num_seqs)
-    return (
-        *decodes,
-        *(StepShape(tokens, rows) for tokens, rows in mixed),
-        *(StepShape(tokens, rows, score=True) for tokens, rows in mixed),
-    )
+    scored = [StepShape(tokens, rows, score=True) for tokens, rows in mixed]
+    return tuple(sorted([*decodes, *(StepShape(*sizes) for sizes in mixed), *scored]))
 
 
 def choose_shape(shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bool) -> StepShape:
-    """The smallest declared shape that holds a schedule.
+    """The smallest declared shape that holds a schedule; `shapes` are in order.
 
     Raises:
         ResourceExhausted: none does; the scheduler and the shapes disagree about the limits.
     """
     rows, tokens = len(schedule.chunks), schedule.num_tokens
     decode = not score and all(chunk.length == 1 for chunk in schedule.chunks)
-    for shape in sorted(shapes):
+    for shape in shapes:
         is_decode = shape.tokens == shape.rows
         if (
             shape.score == score

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -46,10 +48,10 @@ def run_step(
     meta = paged_meta(batch, shape.tokens, cache.page_size)
     slots_T = batch.slots[meta.rows]
     tokens_T = sampling.history[slots_T, meta.positions]
-    hidden_TD, cache = forward(
+    hidden_TD, next_cache = forward(
         params, tokens_T, meta.positions, cache, config=config, attend=bind(meta), taps=taps
     )
-    assert cache is not None
+    assert next_cache is not None
     last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
     logits_RV = unembed(params, hidden_TD[last_R], config, taps=taps)
     with jax.named_scope("sample"):
@@ -61,8 +63,8 @@ def run_step(
     if shape.score:
         with jax.named_scope("score"):
             prompt = _score_prompts(params, hidden_TD, slots_T, meta, sampling, config, taps)
-    sampling = sampling.replace(history=_append(sampling.history, batch, tokens_R))
-    return cache, StepOutput(
+    sampling = replace(sampling, history=_append(sampling.history, batch, tokens_R))
+    return next_cache, StepOutput(
         tokens=tokens_R, logprobs=logprobs, failed=failed_R, prompt=prompt, sampling=sampling
     )
 

@@ -38,7 +38,7 @@ def _inputs(spec, lengths, seed=0):
     total = sum(lengths)
     q = rng.standard_normal((total, spec.num_heads, spec.head_dim), np.float32)
     k, v = rng.standard_normal((2, total, spec.num_kv_heads, spec.head_dim)).astype(np.float32)
-    sinks = rng.standard_normal(spec.num_heads).astype(np.float32) if spec.sinks else None
+    sinks = jnp.asarray(rng.standard_normal(spec.num_heads), jnp.float32) if spec.sinks else None
     return q, k, v, sinks
 
 

@@ -141,7 +141,7 @@ def test_wrong_taps_say_so(params):
     with pytest.raises(fj.ModelError, match="'residual' is not a site"):
         run(params, fj.Taps(capture=("residual",)))
     dense = replace(CONFIG, layers=CONFIG.layers[:1])
-    with pytest.raises(fj.ModelError, match="never reaches the site.*router"):
+    with pytest.raises(fj.ModelError, match=r"never reaches the site.*router"):
         run(params.replace(layers=params.layers[:1]), fj.Taps(capture=("router",)), config=dense)
     with pytest.raises(fj.ModelError, match=r"must keep \(12, 4, 8\)"):
         run(params, fj.Taps(edits={"z": (Partial(lambda x, layer: x[:3]),)}))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ferrum_jax.models.families.reader import ConfigReader
-from ferrum_jax.models.weights.sources import Heads, Linear, Plain, Source
+from ferrum_jax.models.weights.sources import Heads, Linear, Plain, SideBySide, Source
 from ferrum_jax.types import (
     AttentionConfig,
     ConfigError,
@@ -160,10 +160,14 @@ def _layer_names(
     if not isinstance(spec.mlp, MLPConfig):
         assert moe is not None
         return table | {f"mlp.{k}": v for k, v in moe(prefix, spec.mlp.num_experts).items()}
-    for x in ("gate", "up", "down"):
-        table[f"mlp.{x}"] = Linear(f"{prefix}.mlp.{x}_proj.weight")
-        if spec.mlp.mlp_bias:
-            table[f"mlp.{x}_bias"] = Plain(f"{prefix}.mlp.{x}_proj.bias")
+    mlp, kinds = f"{prefix}.mlp", ("weight", "bias") if spec.mlp.mlp_bias else ("weight",)
+    for kind in kinds:
+        suffix = "_bias" if kind == "bias" else ""
+        joined = (f"{mlp}.gate_proj.{kind}", f"{mlp}.up_proj.{kind}")
+        table[f"mlp.gate_up{suffix}"] = SideBySide(joined)
+    table["mlp.down"] = Linear(f"{mlp}.down_proj.weight")
+    if spec.mlp.mlp_bias:
+        table["mlp.down_bias"] = Plain(f"{mlp}.down_proj.bias")
     return table
 
 

@@ -92,7 +92,23 @@ class Heads:
         return np.ascontiguousarray(flat.T)
 
 
-Source = Plain | Linear | Stacked | Heads
+@dataclass(frozen=True)
+class SideBySide:
+    """Projections of one input (or their biases): stored apart, held as `[..., U, F]`."""
+
+    names: tuple[str, ...]
+
+    def stored_shape(self, shape: tuple[int, ...], index: int) -> tuple[int, ...]:
+        return (shape[-1], *shape[:-2])
+
+    def fill(self, out: np.ndarray, index: int, stored: np.ndarray) -> None:
+        _transpose_into(out[..., index, :], stored)
+
+    def stored(self, value: np.ndarray, index: int) -> np.ndarray:
+        return np.ascontiguousarray(value[..., index, :].T)
+
+
+Source = Plain | Linear | Stacked | Heads | SideBySide
 
 
 def _part(joined: np.ndarray, index: int) -> np.ndarray:
