@@ -32,6 +32,7 @@ HELP = "speed, beside the machine's measured limits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     add_model_options(parser, default=None)
     parser.add_argument(
         "--shape", choices=SHAPES, help="a random Llama of this size in place of --model"
@@ -55,6 +56,7 @@ def _batches(text: str) -> list[int]:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Measure, and print the table or the record."""
     if args.shape and args.model:
         raise UsageError("--shape and --model exclude each other")
     from ferrum_jax.cli.bench_report import table

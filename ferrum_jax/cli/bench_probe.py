@@ -39,6 +39,7 @@ class Probe:
 
 @contextmanager
 def probed(engine: Engine) -> Iterator[Probe]:
+    """A probe around every step that the engine dispatches within."""
     probe = Probe(engine.executor.execute)
     with patch.object(engine.executor, "execute", probe):
         yield probe

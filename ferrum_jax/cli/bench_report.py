@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax
 from ferrum_jax.cli.bench_run import Measured
 from ferrum_jax.cli.record import bytes_text, num_parameters
 from ferrum_jax.kv import cache_bytes
+from ferrum_jax.runtime.devices import peak_memory
 from ferrum_jax.runtime.llm import LLM
 from ferrum_jax.types import DeviceInfo
 
@@ -38,23 +38,13 @@ def measured_record(measured: Measured) -> dict[str, Any]:
 def memory_record(llm: LLM) -> dict[str, Any]:
     """Bytes of weights and cache, and the peak: of the process on the CPU, else of the device."""
     leaves = jax.tree_util.tree_leaves(llm.params)
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use", _peak_of_process())
+    peak, owner = peak_memory()
     return {
         "weight_bytes": sum(leaf.nbytes for leaf in leaves),
         "cache_bytes": cache_bytes(llm.config, llm.engine.kv),
         "peak_bytes": peak,
-        "peak_is_of": "device" if stats else "process",
+        "peak_is_of": owner,
     }
-
-
-def _peak_of_process() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def table(record: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ MOST_AT_ONCE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("prompt", nargs="*", help="texts to continue; - reads stdin")
     parser.add_argument(
         "--prompt-file", type=Path, action="append", default=[], help="a file that is one prompt"
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Continue the prompts and print them."""
     prompts = read_texts(args.prompt, args.prompt_file)
     params = _sampling_params(args)
     with load_llm(args, max_num_seqs=min(MOST_AT_ONCE, len(prompts) * params.n)) as llm:

@@ -14,11 +14,13 @@ HELP = "versions, device, model, memory and step shapes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print what is known without running the model."""
     from ferrum_jax.cli.record import environment, to_json
 
     record = {**environment(), **_describe(args)}

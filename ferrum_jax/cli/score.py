@@ -41,6 +41,7 @@ class TextScore:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("text", nargs="*", help="texts to score; - reads stdin")
     parser.add_argument(
         "--file", type=Path, action="append", default=[], help="a file that is one text"
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Score the texts and print them."""
     texts = read_texts(args.text, args.file)
     with load_llm(args, max_num_seqs=min(MOST_AT_ONCE, len(texts))) as llm:
         scores = llm.score(texts, progress=len(texts) > 1 and sys.stderr.isatty())

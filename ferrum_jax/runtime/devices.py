@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -36,6 +37,19 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
     )
+
+
+def peak_memory() -> tuple[int | None, str]:
+    """The most bytes in use so far, and whose: the `device`'s, or the `process`'s on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"], "device"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None, "process"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak if sys.platform == "darwin" else peak * 1024), "process"
 
 
 def use_compile_cache(directory: str | Path) -> None:
