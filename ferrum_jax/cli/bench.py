@@ -132,6 +132,8 @@ def _load(args: argparse.Namespace, sizes: Sizes) -> LLM:
     config = engine_config(
         args.engine, max_num_seqs=largest, max_num_batched_tokens=max(512, largest)
     )
+    if largest > config.max_num_seqs:
+        raise UsageError(f"--batch {largest} is above max_num_seqs = {config.max_num_seqs}")
     length = sizes.prompt + sizes.generated(largest, config)
     config = replace(config, max_model_len=config.max_model_len or length)
     if args.shape is None:

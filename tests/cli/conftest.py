@@ -25,7 +25,7 @@ CONFIG = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
     "hidden_act": "silu",

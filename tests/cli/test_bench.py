@@ -10,11 +10,16 @@ from ferrum_jax.attention import dense_attention
 from ferrum_jax.cli.bench_costs import decode_cost, prefill_cost
 from ferrum_jax.cli.bench_limits import Limits, median_limits
 from ferrum_jax.cli.bench_measured import summarise
+from ferrum_jax.cli.bench_run import Sizes, Workload
 from ferrum_jax.cli.bench_shapes import SHAPES
 from ferrum_jax.models import forward, init_params, unembed
-from ferrum_jax.types import LayerSpec, MoEConfig
+from ferrum_jax.runtime.llm import LLM
+from ferrum_jax.types import EngineConfig, LayerSpec, MoEConfig, ResourceExhausted
 
-SMALL = ("--prompt-tokens", 16, "--new-tokens", 4, "--rounds", 2, "--limit-megabytes", 2)
+SMALL = (
+    *("--prompt-tokens", 16, "--new-tokens", 4, "--rounds", 2, "--limit-megabytes", 2),
+    *("--engine", "max_num_seqs=3,max_model_len=128"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +85,33 @@ def test_its_table_parses(record_and_table):
         assert float(cells["fraction"]) == pytest.approx(result["fraction"], abs=0.006)
 
 
-def test_json_on_stdout_prints_no_table(run, checkpoint):
-    argv = ("bench", "--model", checkpoint, "--batch", "2", "--json", "-", *SMALL)
-    code, out, _ = run(*argv)
+def test_json_on_stdout_prints_no_table(run, record_and_table, monkeypatch):
+    record, _ = record_and_table
+    monkeypatch.setattr("ferrum_jax.cli.bench._measure", lambda args: record)
+    code, out, _ = run("bench", "--json", "-")
     assert code == 0
-    assert json.loads(out)["results"][-1]["batch"] == 2
+    assert json.loads(out) == record
 
 
-def test_requests_that_do_not_fit_are_an_error(run, checkpoint):
-    argv = ("bench", "--model", checkpoint, "--batch", "4", "--engine", "max_num_seqs=2", *SMALL)
-    code, _, err = run(*argv)
-    assert code == 1
-    assert "raise max_num_seqs" in err
+def test_a_file_that_cannot_be_written_is_a_usage_error(run, record_and_table, monkeypatch):
+    record, _ = record_and_table
+    monkeypatch.setattr("ferrum_jax.cli.bench._measure", lambda args: record)
+    code, _, err = run("bench", "--json", "/no/such/folder/record.json")
+    assert code == 2
+    assert "cannot write" in err
+
+
+def test_a_batch_above_max_num_seqs_is_a_usage_error(run, checkpoint):
+    code, _, err = run("bench", "--model", checkpoint, "--batch", "4", *SMALL)
+    assert code == 2
+    assert "--batch 4 is above max_num_seqs = 3" in err
+
+
+def test_requests_that_cannot_decode_together_are_an_error(checkpoint):
+    engine = EngineConfig(max_num_seqs=3, max_model_len=128, num_pages=3)
+    refused = pytest.raises(ResourceExhausted, match="raise max_num_seqs, num_pages")
+    with LLM.load(checkpoint, engine=engine) as llm, refused:
+        Workload(llm, Sizes(prompt=16, new=4, rounds=2)).run_once(3)
 
 
 @pytest.mark.parametrize("argv", [("--batch", "0"), ("--batch", "x"), ("--shape", "2m")])

@@ -8,7 +8,7 @@ import pytest
 
 from ferrum_jax.cli.options import key_values
 
-ENDLESS = ("--max-tokens", 20_000, "--engine", "max_model_len=20010", "--ignore-eos")
+ENDLESS = ("--max-tokens", 8000, "--ignore-eos")
 """Far more tokens than a test waits for."""
 LOADED = """
 import sys

@@ -56,7 +56,9 @@ def test_a_text_without_scored_tokens_has_no_perplexity(run, checkpoint):
 
 
 def test_score_refuses_a_text_that_is_too_long(run, checkpoint):
-    code, _, err = run("score", "ok", "dog " * 300, "--model", checkpoint)
+    code, _, err = run(
+        "score", "ok", "dog " * 300, "--model", checkpoint, "--engine", "max_model_len=99"
+    )
     assert code == 1
     assert "max_model_len" in err
 
@@ -69,10 +71,10 @@ def test_info_describes_a_model_without_its_weights(run, checkpoint, tmp_path):
     record = json.loads(out)
     assert record["num_parameters"] == 28_192
     assert record["weight_bytes"] == 4 * 28_192
-    assert record["max_model_len"] == 128
+    assert record["max_model_len"] == 8192
     cache = record["cache"]
-    assert cache["num_pages"] == 4 * 128 // 8 + 1
-    assert cache["tokens"] == 4 * 128
+    assert cache["num_pages"] == 4 * 8192 // 8 + 1
+    assert cache["tokens"] == 4 * 8192
     assert cache["bytes"] == cache["num_pages"] * 8 * 2 * 2 * 2 * 8 * 4
     assert "4 tokens x 4 rows" in record["step_shapes"]
     with fj.LLM.load(checkpoint, engine=fj.EngineConfig(page_size=8, max_num_seqs=4)) as llm:
