@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,26 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
     )
+
+
+@cache
+def decode_compiler_options(platform: str) -> dict[str, Any]:
+    """Options for compiling a step of few rows, where this jaxlib knows them.
+
+    On a CPU: small matmuls through XLA's own kernel library. A decode step of a model of 100
+    million parameters took 0.88 to 0.99 times as long (batch 1 to 32, jax 0.10.2, 2 cores); prefill
+    took longer, so it is compiled without.
+    """
+    options: dict[str, Any] = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    }
+    if platform != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
 
 
 def peak_memory() -> tuple[int | None, str]:

@@ -14,6 +14,7 @@ import numpy as np
 from ferrum_jax.attention import choose_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
+from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
 from ferrum_jax.sampler import (
@@ -57,6 +58,7 @@ class Executor:
         self._config = config
         self._params = params
         self._bind = choose_attention(engine.attention, platform)
+        self._decode_options = decode_compiler_options(platform)
         self.shapes = declared_shapes(engine)
         self._compiled: dict[StepShape, Callable[..., Any]] = {}
         self._seconds: dict[StepShape, float] = {}
@@ -123,7 +125,8 @@ class Executor:
         structs = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
         )
-        self._compiled[shape] = jitted.lower(*structs).compile()
+        options = self._decode_options if shape.tokens == shape.rows else None
+        self._compiled[shape] = jitted.lower(*structs).compile(compiler_options=options)
         self._seconds[shape] = time.monotonic() - start
         return self._compiled[shape]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention import BindAttention, PagedMeta, paged_meta
 from ferrum_jax.models import Params, forward, unembed
@@ -58,7 +58,7 @@ def run_step(
         failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
         tokens_R = sample(logits_RV, sampling, batch.slots, batch.context_lens, batch.samples)
         wanted = num_logprobs_wanted(sampling, batch.slots, batch.samples)
-        logprobs = token_logprobs(logits_RV, tokens_R, wanted)
+        logprobs = _logprobs_if_wanted(logits_RV, tokens_R, wanted)
     prompt = None
     if shape.score:
         with jax.named_scope("score"):
@@ -67,6 +67,18 @@ def run_step(
     return next_cache, StepOutput(
         tokens=tokens_R, logprobs=logprobs, failed=failed_R, prompt=prompt, sampling=sampling
     )
+
+
+def _logprobs_if_wanted(
+    logits_RV: Float[Array, "R V"], tokens_R: Int[Array, " R"], wanted: Int[Array, ""]
+) -> TokenLogprobs:
+    """Logprobs of the sampled tokens; zeros, at no cost, where no row asks for them."""
+
+    def computed() -> TokenLogprobs:
+        return token_logprobs(logits_RV, tokens_R, wanted)
+
+    zeros = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(computed))
+    return jax.lax.cond(wanted >= 0, computed, lambda: zeros)
 
 
 def _append(
