@@ -6,7 +6,6 @@ and two equal configs share one compilation.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -210,8 +209,3 @@ def _cells(spec: LayerSpec) -> tuple[str, str, str, str]:
         ffn = f"{m.ffn_size}, {m.activation}{' gated' if m.gated else ''}"
         ffn += ", bias" if m.mlp_bias else ""
     return f"{spec.norm} {spec.placement}", heads, position, ffn
-
-
-def field_names(*kinds: type) -> frozenset[str]:
-    """The names of the dataclass fields of some config types."""
-    return frozenset(f.name for kind in kinds for f in dataclasses.fields(kind))
