@@ -52,7 +52,7 @@ def test_missing_unread_and_misshapen_tensors_in_one_error(checkpoint):
     assert "misshapen (1): lm_head.weight" in message
 
 
-def test_a_transposed_square_is_not_noticed_but_a_transposed_matrix_is(checkpoint):
+def test_a_transposed_matrix_is_noticed(checkpoint):
     def transpose(tensors):
         name = "model.layers.0.mlp.up_proj.weight"
         tensors[name] = np.ascontiguousarray(tensors[name].T)
