@@ -30,7 +30,7 @@ def measured_record(measured: Measured) -> dict[str, Any]:
     """A measurement and the rates that follow from it."""
     return {
         **dataclasses.asdict(measured),
-        "tokens_per_second": measured.tokens / measured.seconds,
+        "tokens_per_second": measured.tokens_per_second,
         "limit_tokens_per_second": measured.tokens / measured.limit_seconds,
     }
 

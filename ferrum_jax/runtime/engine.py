@@ -256,15 +256,7 @@ class Engine:
         if params.truncate_prompt_tokens is not None:
             ids = ids[-params.truncate_prompt_tokens :]
         vocab = self.config.vocab_size
-        if not ids:
-            raise RequestError("the prompt has no tokens; give at least one")
-        for token in ids:
-            if isinstance(token, bool) or not isinstance(token, int | np.integer):
-                raise RequestError(f"the prompt holds {token!r}; token ids are integers")
-            if not 0 <= token < vocab:
-                raise RequestError(
-                    f"the prompt holds token id {token}; the vocabulary has ids 0 to {vocab - 1}"
-                )
+        ids = checked_token_ids(ids, vocab)
         room = self.max_model_len - (0 if score_only else 1)
         if len(ids) > room:
             raise RequestError(
@@ -274,7 +266,7 @@ class Engine:
             )
         params.check_vocabulary(vocab)
         check_fits(len(ids), self._engine, self._blocks)
-        return tuple(int(token) for token in ids)
+        return ids
 
     def _limit(self, prompt_len: int, params: SamplingParams) -> int:
         return sequence_limit(prompt_len, params.max_tokens, self.max_model_len, self._blocks)
@@ -335,6 +327,24 @@ class Engine:
         if tracker.finished:
             request_id = tracker.request.request_id
             self._done[request_id] = self._trackers.pop(request_id)
+
+
+def checked_token_ids(prompt: Sequence[int], vocab_size: int) -> tuple[int, ...]:
+    """A prompt's token ids as plain integers.
+
+    Raises:
+        RequestError: there are none, or one is no integer or outside the vocabulary.
+    """
+    if not prompt:
+        raise RequestError("the prompt has no tokens; give at least one")
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, int | np.integer):
+            raise RequestError(f"the prompt holds {token!r}; token ids are integers")
+        if not 0 <= token < vocab_size:
+            raise RequestError(
+                f"the prompt holds token id {token}; the vocabulary has ids 0 to {vocab_size - 1}"
+            )
+    return tuple(int(token) for token in prompt)
 
 
 def _to_host(values) -> HostLogprobs:

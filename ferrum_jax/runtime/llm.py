@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from ferrum_jax.models import Params, check_params, forward, unembed
 from ferrum_jax.models.weights.files import read_json
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_model
-from ferrum_jax.runtime.engine import Engine
+from ferrum_jax.runtime.engine import Engine, checked_token_ids
 from ferrum_jax.tokenizer import load_tokenizer
 from ferrum_jax.types import (
     ConfigError,
@@ -68,6 +69,7 @@ class LLM:
         self.eos_token_ids = tuple(eos_token_ids)
         self.max_model_len = _max_model_len(config, self.engine_config)
         self._engine: Engine | None = None
+        self._streams: dict[int, deque[StreamDelta]] = {}
 
     @classmethod
     def load(
@@ -155,6 +157,7 @@ class LLM:
         _refuse_taps(taps)
         params = params or SamplingParams()
         request = self.engine.add(self.encode(prompt), params, prompt=_text(prompt), streams=True)
+        self._streams[request] = deque()
         return self._deltas_of(request)
 
     def score(
@@ -166,9 +169,9 @@ class LLM:
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0)
         ids = self._add_all(texts, [params] * len(texts), score_only=True)
         self._run(ids, progress)
+        trackers = [self.engine.take_tracker(i) for i in ids]
         scores = []
-        for i in ids:
-            tracker = self.engine.take_tracker(i)
+        for tracker in trackers:
             if tracker.error is not None:
                 raise RequestError(f"text {len(scores)}: {tracker.error}")
             assert tracker.prompt_scores is not None
@@ -179,14 +182,7 @@ class LLM:
 
     def logits(self, prompt: Prompt) -> np.ndarray:
         """float32 `[T, V]`: the next-token logits at every position, in one dense forward."""
-        ids = self.encode(prompt)
-        if not ids:
-            raise RequestError("the prompt has no tokens; give at least one")
-        if (worst := max(ids)) >= self.config.vocab_size or min(ids) < 0:
-            raise RequestError(
-                f"the prompt holds token ids from {min(ids)} to {worst}; the vocabulary has ids 0 "
-                f"to {self.config.vocab_size - 1}"
-            )
+        ids = checked_token_ids(self.encode(prompt), self.config.vocab_size)
         padding = -len(ids) % 64
         tokens = np.asarray([*ids, *[0] * padding], np.int32)
         # Padding starts a sequence of its own, so that no length-dependent rope sees it.
@@ -257,7 +253,7 @@ class LLM:
         with tqdm(total=len(ids), unit="request", disable=not progress) as bar:
             try:
                 while waiting:
-                    for delta in engine.step():
+                    for delta in self._step():
                         tokens += len(delta.token_ids)
                         if delta.request_id in waiting and engine.is_done(delta.request_id):
                             waiting.discard(delta.request_id)
@@ -276,16 +272,26 @@ class LLM:
                 self.engine.take_tracker(i)
 
     def _deltas_of(self, request: int) -> Iterator[StreamDelta]:
-        engine = self.engine
+        engine, inbox = self.engine, self._streams[request]
         try:
-            while not engine.is_done(request):
-                for delta in engine.step():
-                    if delta.request_id == request:
-                        yield delta
+            while inbox or not engine.is_done(request):
+                if not inbox:
+                    self._step()
+                while inbox:
+                    yield inbox.popleft()
             if (error := engine.take_tracker(request).error) is not None:
                 raise RequestError(error)
         finally:
+            del self._streams[request]
             self._abandon([request])
+
+    def _step(self) -> list[StreamDelta]:
+        """Step the engine; what streams gained waits in their inboxes, whoever stepped."""
+        deltas = self.engine.step()
+        for delta in deltas:
+            if delta.request_id in self._streams:
+                self._streams[delta.request_id].append(delta)
+        return deltas
 
 
 @partial(jax.jit, static_argnames="config")

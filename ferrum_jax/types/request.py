@@ -93,15 +93,5 @@ class Sequence:
         return len(self.token_ids) + self.num_pending
 
     @property
-    def num_generated(self) -> int:
-        """Generated tokens that the host knows."""
-        return len(self.token_ids) - self.prompt_len
-
-    @property
-    def num_uncomputed(self) -> int:
-        """Tokens that still have to go through the model before the next one can be sampled."""
-        return self.num_tokens - self.num_scheduled
-
-    @property
     def finished(self) -> bool:
         return self.state is RequestState.FINISHED

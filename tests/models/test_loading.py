@@ -134,6 +134,23 @@ def test_wrong_configs(changes, error, says):
         read_config(raw_config(**changes))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_parameters": "linear"}),
+        ("llama", {"rope_parameters": None, "rope_scaling": [1]}),
+        ("gemma3_text", {"rope_parameters": 3}),
+        ("gemma3_text", {"rope_parameters": {"full_attention": 3}}),
+        ("qwen2_window", {"layer_types": None, "max_window_layers": "2"}),
+        ("qwen3_moe", {"mlp_only_layers": 3}),
+        ("qwen3_moe", {"mlp_only_layers": ["0"]}),
+    ],
+)
+def test_values_of_the_wrong_kind(name, changes):
+    with pytest.raises(fj.ConfigError):
+        read_config(raw_config(name, **changes))
+
+
 def test_every_unknown_key_is_listed():
     with pytest.raises(fj.ConfigError, match=r"alpha = 1, beta = 2"):
         read_config(raw_config(alpha=1, beta=2))

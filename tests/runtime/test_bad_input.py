@@ -28,6 +28,12 @@ def test_a_wrong_prompt_is_refused_and_nothing_runs(llm, prompt, says):
     assert len(llm.generate([[7]], GREEDY)[0].outputs[0].token_ids) == 6
 
 
+@pytest.mark.parametrize("prompt", [[], [5, 4096], [-1], [5, 1.5], [True]])
+def test_the_full_forward_refuses_the_same_prompts(llm, prompt):
+    with pytest.raises(fj.RequestError):
+        llm.logits(prompt)
+
+
 def test_the_refused_prompt_is_named(llm):
     with pytest.raises(fj.RequestError, match="prompt 1: the prompt has no tokens"):
         llm.generate([[7], []], GREEDY)

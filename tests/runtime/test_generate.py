@@ -117,6 +117,20 @@ def test_stream_concatenates_to_the_text_of_generate(llm):
     assert len(deltas) > 10
 
 
+def test_streams_side_by_side_lose_nothing(llm):
+    params = replace(RANDOM, max_tokens=20)
+    texts = {name: llm.generate(name, params)[0].outputs[0].text for name in ("def f(", "import")}
+    parts = dict.fromkeys(texts, "")
+    streams = {name: llm.stream(name, params) for name in texts}
+    for i in range(40):
+        for name, stream in streams.items():
+            delta = next(stream, None)
+            parts[name] += "" if delta is None else delta.text
+        if i == 3:
+            llm.generate([[5, 6, 7]], GREEDY)
+    assert parts == texts
+
+
 def test_leaving_a_stream_frees_its_pages(llm):
     for delta in llm.stream("class", replace(RANDOM, max_tokens=60)):
         assert delta.text is not None

@@ -70,6 +70,8 @@ def _ropes(reader: ConfigReader) -> tuple[RopeConfig, RopeConfig]:
     nested = reader.get("rope_parameters", None)
     if nested is None:
         return parse_rope(reader, old, theta), parse_rope(reader, {}, local)
+    if not isinstance(nested, dict):
+        raise ConfigError(f"{reader.where}: rope_parameters is {nested!r}; it must be an object")
     if unknown := sorted(nested.keys() - {"full_attention", "sliding_attention"}):
         raise ConfigError(
             f"{reader.where}: rope_parameters names {', '.join(unknown)}; "

@@ -31,7 +31,7 @@ def windows(reader: ConfigReader) -> list[int | None]:
     count = reader.size("num_hidden_layers")
     on = reader.flag("use_sliding_window", False)
     window = reader.optional_size("sliding_window") if on else reader.get("sliding_window", None)
-    first = reader.get("max_window_layers", count)
+    first = reader.index("max_window_layers", count)
     sliding = on and window is not None
     default = [
         "sliding_attention" if sliding and i >= first else "full_attention" for i in range(count)

@@ -29,16 +29,16 @@ def read(reader: ConfigReader) -> ModelConfig:
     activation = reader.activation("hidden_act", "silu")
     dense = LayerSpec(attention, MLPConfig(reader.size("intermediate_size"), activation))
     sparse = LayerSpec(attention, _experts(reader, activation))
-    step, only_dense = reader.size("decoder_sparse_step", 1), reader.get("mlp_only_layers", None)
+    step, only_dense = reader.size("decoder_sparse_step", 1), reader.indices("mlp_only_layers")
     layers = [
-        dense if i in (only_dense or ()) or (i + 1) % step else sparse
+        dense if i in only_dense or (i + 1) % step else sparse
         for i in range(reader.size("num_hidden_layers"))
     ]
     return model_config(reader, layers)
 
 
 def _experts(reader: ConfigReader, activation) -> MoEConfig:
-    count = reader.get("num_local_experts", None) or reader.size("num_experts", 128)
+    count = reader.optional_size("num_local_experts") or reader.size("num_experts", 128)
     reader.ignore("num_experts")
     chosen = reader.size("num_experts_per_tok", 8)
     if chosen > count:

@@ -117,6 +117,23 @@ class ConfigReader:
             )
         return kinds
 
+    def index(self, key: str, default: Any = _REQUIRED) -> int:
+        """An integer from 0."""
+        value = self.get(key, default)
+        return self._index(key, value)
+
+    def indices(self, key: str) -> tuple[int, ...]:
+        """A list of integers from 0; empty where the key is absent or null."""
+        value = self.get(key, None) or []
+        if not isinstance(value, list):
+            raise ConfigError(f"{self.where}: {key} is {value!r}; it must be a list")
+        return tuple(self._index(key, item) for item in value)
+
+    def _index(self, key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{self.where}: {key} has {value!r}; it must be an integer from 0")
+        return value
+
     def ignore(self, *keys: str) -> None:
         """Mark keys that transformers itself does not use in this model's forward."""
         self._read.update(keys)

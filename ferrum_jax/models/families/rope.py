@@ -52,6 +52,8 @@ def parse_rope(reader: ConfigReader, raw: dict[str, Any], theta: float) -> RopeC
         UnsupportedError: the kind is not known.
         ConfigError: an unknown key, a key that the kind needs and that is absent, a bad value.
     """
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{reader.where}: a rope is {raw!r}; it must be an object")
     name = raw.get("rope_type", raw.get("type", "default"))
     try:
         kind = RopeKind(name)
