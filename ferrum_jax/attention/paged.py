@@ -21,8 +21,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention.dense import MASKED, soft_capped
+from ferrum_jax.attention.quantize import as_stored, from_stored, quantise
 from ferrum_jax.interfaces import Attend
-from ferrum_jax.types import TRASH_PAGE, AttentionConfig, LayerCache, StepBatch
+from ferrum_jax.types import TRASH_PAGE, AttentionConfig, DataType, LayerCache, StepBatch
 
 BLOCK_KEYS = 256
 """Keys that one iteration reads: long enough to amortise the loop, short enough to waste little."""
@@ -50,10 +51,18 @@ class PagedMeta:
     """flat index into [X, Q]"""
     tile: int = struct.field(pytree_node=False)
     group: int = struct.field(pytree_node=False)
+    block_pages: int = struct.field(pytree_node=False)
 
 
-def paged_meta(batch: StepBatch, num_tokens: int, page_size: int) -> PagedMeta:
-    """The layout of a step of `num_tokens` tokens (padding included), once for all layers."""
+def paged_meta(
+    batch: StepBatch, num_tokens: int, page_size: int, *, fixed_blocks: bool = False
+) -> PagedMeta:
+    """The layout of a step of `num_tokens` tokens (padding included), once for all layers.
+
+    Args:
+        fixed_blocks: read keys in blocks of one size, however few pages a sequence may have: the
+            order of the sums is then the same for every `max_model_len`.
+    """
     num_rows = batch.slots.shape[0]
     index = jnp.arange(num_tokens, dtype=jnp.int32)
     rows = jnp.searchsorted(batch.query_starts[1:], index, side="right").astype(jnp.int32)
@@ -64,6 +73,7 @@ def paged_meta(batch: StepBatch, num_tokens: int, page_size: int) -> PagedMeta:
     positions = jnp.where(valid, batch.context_lens[rows] - lengths[rows] + offset, 0)
     pages = batch.block_tables[rows, positions // page_size]
 
+    num_pages = BLOCK_KEYS if fixed_blocks else batch.block_tables.shape[1]
     decode_only = num_tokens == num_rows
     tile = 1 if decode_only else min(PREFILL_TILE, num_tokens)
     tiles_of_row = -(-lengths // tile)
@@ -91,6 +101,7 @@ def paged_meta(batch: StepBatch, num_tokens: int, page_size: int) -> PagedMeta:
         tile_of_token=((first_tile[rows] + offset // tile) * tile + offset % tile),
         tile=tile,
         group=group,
+        block_pages=max(1, min(BLOCK_KEYS // page_size, num_pages)),
     )
 
 
@@ -122,7 +133,7 @@ def _attend(
     position_tiles = step.tile_positions.reshape(-1, step.group, step.tile)
     rows = step.tile_rows.reshape(-1, step.group)
     sink = None if sinks is None else sinks.astype(jnp.float32).reshape(-1, groups)
-    body = partial(_group, cache=cache, tables=step.block_tables, spec=spec, sink=sink)
+    body = partial(_group, cache=cache, step=step, spec=spec, sink=sink)
     if rows.shape[0] == 1:
         out = body((q_tiles[0], position_tiles[0], rows[0]))[None]
     else:
@@ -132,28 +143,38 @@ def _attend(
 
 
 def write_kv(cache: LayerCache, k: Array, v: Array, step: PagedMeta) -> LayerCache:
-    """The cache with each token's key and value at its place; padding goes to the trash page."""
-    offsets = step.positions % cache.k_pages.shape[1]
-    at = (step.write_pages, offsets)
-    return LayerCache(
-        k_pages=cache.k_pages.at[at].set(k.astype(cache.k_pages.dtype)),
-        v_pages=cache.v_pages.at[at].set(v.astype(cache.v_pages.dtype)),
-    )
+    """The cache with each token's key and value at its place; padding goes to the trash page.
+
+    A quantised cache takes them quantised, with their scales.
+    """
+    at = (step.write_pages, step.positions % cache.k_pages.shape[1])
+    k_pages, k_scales = _written(cache.k_pages, cache.k_scales, k, at)
+    v_pages, v_scales = _written(cache.v_pages, cache.v_scales, v, at)
+    return LayerCache(k_pages=k_pages, v_pages=v_pages, k_scales=k_scales, v_scales=v_scales)
+
+
+def _written(
+    pages: Array, scales: Array | None, x_TKH: Array, at: tuple[Array, Array]
+) -> tuple[Array, Array | None]:
+    if scales is None:
+        return pages.at[at].set(x_TKH.astype(pages.dtype)), None
+    dtype = DataType.INT8 if pages.dtype == jnp.int8 else DataType.FLOAT8_E4M3FN
+    values, new_scales = quantise(x_TKH, dtype)
+    return pages.at[at].set(as_stored(values, dtype)), scales.at[at].set(new_scales)
 
 
 def _group(
     tiles: tuple[Array, Array, Array],
     *,
     cache: LayerCache,
-    tables: Array,
+    step: PagedMeta,
     spec: AttentionConfig,
     sink: Array | None,
 ) -> Float[Array, "X Q K G H"]:
     """Online softmax of a group of tiles over their sequences' pages, block by block."""
     q_XQKGH, positions_XQ, rows_X = tiles
-    page_size = cache.k_pages.shape[1]
-    pages_per_block = max(1, min(BLOCK_KEYS // page_size, tables.shape[1]))
-    block = pages_per_block * page_size
+    tables, pages_per_block = step.block_tables, step.block_pages
+    block = pages_per_block * cache.k_pages.shape[1]
     # At least two blocks: XLA hoists the read of a lone one out of the loop, fuses it with the
     # write before it, and then needs a copy of the whole pool.
     num_blocks = max(2, -(-tables.shape[1] // pages_per_block))
@@ -161,6 +182,8 @@ def _group(
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
     products = _one_query(q_XQKGH) if q_XQKGH.shape[1] == 1 else _many_queries(q_XQKGH)
+    # Quantised values are exact in bf16; float16 would lose small weights times small scales.
+    kind = jnp.bfloat16 if q_XQKGH.dtype == jnp.bfloat16 else jnp.float32
 
     def read(pages: Array, index: Array) -> Array:
         ids = jax.lax.dynamic_slice_in_dim(tables_XB, index * pages_per_block, pages_per_block, 1)
@@ -168,7 +191,9 @@ def _group(
 
     def visit(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         top, total, out = carry
-        scores = products.scores(read(cache.k_pages, index))
+        scores = products.scores(from_stored(read(cache.k_pages, index), kind))
+        if cache.k_scales is not None:
+            scores *= _by_head(read(cache.k_scales, index))
         scores = soft_capped(scores * spec.scale, spec.soft_cap)
         keys_C = index * block + jnp.arange(block, dtype=jnp.int32)
         distance_XQC = positions_XQ[:, :, None] - keys_C
@@ -179,11 +204,15 @@ def _group(
         new_top = jnp.maximum(top, jnp.max(jnp.where(seen, scores, MASKED), axis=-1))
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
         shrink = jnp.exp(top - new_top)
+        total = total * shrink + jnp.sum(weights, axis=-1)
+        v_XCKH = from_stored(read(cache.v_pages, index), kind)
         # A page's unused tail may hold anything, nan included; 0 x nan would poison the sum.
-        written = keys_C[None, :] <= longest_X[:, None]
-        v_XCKH = jnp.where(written[:, :, None, None], read(cache.v_pages, index), 0)
-        out = products.add(out, shrink, weights, v_XCKH)
-        return new_top, total * shrink + jnp.sum(weights, axis=-1), out
+        if cache.v_scales is None:
+            written = keys_C[None, :] <= longest_X[:, None]
+            v_XCKH = jnp.where(written[:, :, None, None], v_XCKH, 0)
+        else:
+            weights = jnp.where(seen, weights * _by_head(read(cache.v_scales, index)), 0.0)
+        return new_top, total, products.add(out, shrink, weights, v_XCKH)
 
     x, tile, kv_heads, groups, _ = q_XQKGH.shape
     shape = (x, kv_heads, groups, tile)
@@ -201,6 +230,11 @@ def _group(
     _, total, out = jax.lax.fori_loop(first, last, visit, start)
     out = products.heads(out) / jnp.where(total == 0, 1.0, total)[..., None]
     return jnp.transpose(out, (0, 3, 1, 2, 4))
+
+
+def _by_head(scales_XCK: Float[Array, "X C K"]) -> Float[Array, "X K 1 1 C"]:
+    """Scales of a block's tokens, laid out to multiply scores or weights `[X, K, G, Q, C]`."""
+    return jnp.swapaxes(scales_XCK, 1, 2)[:, :, None, None]
 
 
 class _Products(NamedTuple):

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ferrum_jax.types import Schedule, StepOutput, StepShape
+from ferrum_jax.types import Schedule, Sequence, StepOutput, StepShape
 
 
 class ModelExecutor(Protocol):
     """Owns the weights, the cache and the sampling state, and runs the jitted step."""
 
-    def execute(self, schedule: Schedule) -> StepOutput:
-        """Dispatch one step; returns device arrays without waiting for them."""
+    def execute(self, schedule: Schedule) -> StepOutput | None:
+        """Dispatch one step: move pages, then run the chunks.
+
+        Returns device arrays without waiting for them; None where there is no chunk to run.
+        """
+        ...
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop what a sequence has in host memory."""
+        ...
+
+    def reset(self) -> None:
+        """An empty cache and neutral slots, as at the start; what was running is lost."""
         ...
 
     def warm_up(self, shapes: tuple[StepShape, ...] | None = None) -> None:

@@ -3,6 +3,13 @@
 from ferrum_jax.kv.cache import cache_bytes, make_cache
 from ferrum_jax.kv.manager import BlockTableManager
 from ferrum_jax.kv.pool import BlockPool
-from ferrum_jax.kv.sizing import plan_cache
+from ferrum_jax.kv.sizing import host_pages, plan_cache
 
-__all__ = ["BlockPool", "BlockTableManager", "cache_bytes", "make_cache", "plan_cache"]
+__all__ = [
+    "BlockPool",
+    "BlockTableManager",
+    "cache_bytes",
+    "host_pages",
+    "make_cache",
+    "plan_cache",
+]

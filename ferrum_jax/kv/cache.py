@@ -18,10 +18,14 @@ from ferrum_jax.types import (
     ResourceExhausted,
 )
 
+SCALE_BYTES = 4
+"""Of the float32 scale that a quantised cache keeps per token and kv head."""
+
 
 def make_cache(config: ModelConfig, kv: KVCacheConfig) -> KVCache:
     """An empty cache on the default device: per layer, keys and values `[P, page_size, K, H]`.
 
+    A quantised one has their scales beside them, float32 `[P, page_size, K]`.
     Every array has memory of its own, so that a step can be given all of them to overwrite.
 
     Raises:
@@ -44,13 +48,21 @@ def cache_bytes(config: ModelConfig, kv: KVCacheConfig) -> int:
 
 
 def token_bytes(config: ModelConfig, dtype: DataType) -> int:
-    """Bytes of one token's keys and values in all layers."""
-    elements = sum(spec.attention.num_kv_heads * spec.attention.head_dim for spec in config.layers)
-    return 2 * elements * dtype.itemsize
+    """Bytes of one token's keys and values in all layers, their scales counted."""
+    scale = SCALE_BYTES if dtype.quantised else 0
+    heads = (
+        spec.attention.num_kv_heads * (spec.attention.head_dim * dtype.itemsize + scale)
+        for spec in config.layers
+    )
+    return 2 * sum(heads)
 
 
 def _make_layer(spec: LayerSpec, kv: KVCacheConfig) -> LayerCache:
-    shape = (kv.num_pages, kv.page_size, spec.attention.num_kv_heads, spec.attention.head_dim)
+    shape = (kv.num_pages, kv.page_size, spec.attention.num_kv_heads)
+    pages = (*shape, spec.attention.head_dim)
     return LayerCache(
-        k_pages=jnp.zeros(shape, kv.dtype.value), v_pages=jnp.zeros(shape, kv.dtype.value)
+        k_pages=jnp.zeros(pages, kv.dtype.stored),
+        v_pages=jnp.zeros(pages, kv.dtype.stored),
+        k_scales=jnp.zeros(shape, jnp.float32) if kv.dtype.quantised else None,
+        v_scales=jnp.zeros(shape, jnp.float32) if kv.dtype.quantised else None,
     )

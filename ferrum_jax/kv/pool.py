@@ -1,9 +1,10 @@
-"""The pages of a cache: each one is free, or held by so many tables."""
+"""The pages of a cache: each one is free, held by so many tables, or cached for whoever comes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ferrum_jax.kv.prefix import PrefixCache
 from ferrum_jax.types import TRASH_PAGE, ResourceExhausted, SchedulerError
 
 
@@ -11,10 +12,11 @@ class BlockPool:
     """Hands out page numbers and counts who holds them; the trash page is never handed out.
 
     Taking and giving back a page is O(1). The page given back last is handed out first: it is the
-    likeliest to be in a cache of the device still.
+    likeliest to be in a cache of the device still. Pages that the prefix cache knows are handed
+    out when no others are left.
     """
 
-    def __init__(self, num_pages: int):
+    def __init__(self, num_pages: int, cache: PrefixCache | None = None):
         """A pool of `num_pages` pages, all free, the trash page counted.
 
         Raises:
@@ -27,10 +29,12 @@ class BlockPool:
             )
         self._free = [page for page in range(num_pages - 1, -1, -1) if page != TRASH_PAGE]
         self._holders = [0] * num_pages
+        self._cache = cache
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        """Pages that nobody holds, the cached ones among them."""
+        return len(self._free) + (0 if self._cache is None else self._cache.num_idle)
 
     @property
     def num_total(self) -> int:
@@ -47,11 +51,13 @@ class BlockPool:
         Raises:
             ResourceExhausted: fewer are free.
         """
-        if count > len(self._free):
+        if count > self.num_free:
             raise ResourceExhausted(
-                f"{count} KV pages are needed and {len(self._free)} of {self.num_total} are free; "
+                f"{count} KV pages are needed and {self.num_free} of {self.num_total} are free; "
                 "end or preempt sequences, or raise EngineConfig.num_pages or memory_fraction"
             )
+        while self._cache is not None and len(self._free) < count:
+            self.uncache(self._cache.evict())
         pages = [self._free.pop() for _ in range(count)]
         for page in pages:
             self._holders[page] = 1
@@ -67,6 +73,14 @@ class BlockPool:
             self._check_held(page, "shared")
             self._holders[page] += 1
 
+    def take_cached(self, page: int) -> None:
+        """Hold a page that the prefix cache knows, whether somebody holds it already or not."""
+        if self._cache is None or page not in self._cache:
+            raise SchedulerError(f"page {page} is not in the prefix cache; take a page that is")
+        if not self._holders[page]:
+            self._cache.remove_idle(page)
+        self._holders[page] += 1
+
     def free(self, pages: Iterable[int]) -> None:
         """Give up one hold on each page; a page that nobody holds any more is free.
 
@@ -77,8 +91,16 @@ class BlockPool:
         for page in pages:
             self._check_held(page, "freed")
             self._holders[page] -= 1
-            if not self._holders[page]:
+            if self._holders[page]:
+                continue
+            if self._cache is not None and page in self._cache:
+                self._cache.add_idle(page)
+            else:
                 self._free.append(page)
+
+    def uncache(self, pages: Iterable[int]) -> None:
+        """Take pages that the prefix cache has forgotten; those that nobody holds are free."""
+        self._free += [page for page in pages if not self._holders[page]]
 
     def _check_held(self, page: int, verb: str) -> None:
         if not 0 <= page < len(self._holders) or not self._holders[page]:

@@ -36,7 +36,7 @@ def plan_cache(
         ResourceExhausted: `num_pages` pages exceed the free memory, or not even two pages (the
             trash page and one more) fit the memory allowed.
     """
-    kv_dtype = dtype if engine.kv_dtype == "auto" else DataType.parse(engine.kv_dtype)
+    kv_dtype = dtype if engine.kv_dtype == "auto" else DataType.parse_cache(engine.kv_dtype)
     page_bytes = engine.page_size * token_bytes(config, kv_dtype)
     if engine.num_pages is None:
         num_pages = min(
@@ -44,7 +44,7 @@ def plan_cache(
             _allowed_bytes(engine, free_bytes) // page_bytes,
         )
         if num_pages < SMALLEST_POOL:
-            raise ResourceExhausted(_too_small(engine, kv_dtype, page_bytes, free_bytes))
+            raise ResourceExhausted(_too_small(config, engine, kv_dtype, free_bytes))
     else:
         num_pages = engine.num_pages
         if free_bytes is not None and num_pages * page_bytes > free_bytes:
@@ -52,8 +52,19 @@ def plan_cache(
     return KVCacheConfig(num_pages=num_pages, page_size=engine.page_size, dtype=kv_dtype)
 
 
+def host_pages(config: ModelConfig, engine: EngineConfig, kv: KVCacheConfig) -> int:
+    """Swapped pages that `EngineConfig.swap_space` has room for; 0 without swapping."""
+    if engine.preemption != "swap":
+        return 0
+    return int(engine.swap_space * 2**30) // (kv.page_size * token_bytes(config, kv.dtype))
+
+
 def _allowed_bytes(engine: EngineConfig, free_bytes: int | None) -> int:
     return UNKNOWN_MEMORY if free_bytes is None else int(engine.memory_fraction * free_bytes)
+
+
+def _smallest_bytes(config: ModelConfig, engine: EngineConfig, kv_dtype: DataType) -> int:
+    return SMALLEST_POOL * engine.page_size * token_bytes(config, kv_dtype)
 
 
 def _too_large(num_pages: int, page_bytes: int, free_bytes: int) -> str:
@@ -70,10 +81,10 @@ def _too_large(num_pages: int, page_bytes: int, free_bytes: int) -> str:
 
 
 def _too_small(
-    engine: EngineConfig, kv_dtype: DataType, page_bytes: int, free_bytes: int | None
+    config: ModelConfig, engine: EngineConfig, kv_dtype: DataType, free_bytes: int | None
 ) -> str:
     """What is missing, and every single setting that would mend it."""
-    needed, allowed = SMALLEST_POOL * page_bytes, _allowed_bytes(engine, free_bytes)
+    needed, allowed = _smallest_bytes(config, engine, kv_dtype), _allowed_bytes(engine, free_bytes)
     remedies = []
     page_size = allowed * engine.page_size // needed
     if page_size >= 1:
@@ -83,8 +94,10 @@ def _too_small(
     elif needed <= free_bytes:
         # Rounded up, so that the figure shown suffices.
         remedies.append(f"memory_fraction = {math.ceil(1000 * needed / free_bytes) / 1000:g}")
-    if kv_dtype is DataType.FLOAT32 and needed // 2 <= allowed:
-        remedies.append('kv_dtype = "bfloat16"')
+    for smaller in (DataType.BFLOAT16, DataType.INT8):
+        if _smallest_bytes(config, engine, smaller) <= allowed:
+            remedies.append(f'kv_dtype = "{smaller}"')
+            break
     remedy = f"set EngineConfig {' or '.join(remedies)}" if remedies else "free device memory"
     source = (
         "the device does not tell how much is free"

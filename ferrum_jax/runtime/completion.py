@@ -26,6 +26,9 @@ class CompletionBuilder:
     text: str = ""
 
     def __post_init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         params = self.sequence.request.params
         self._detokenizer = None
         self._stops = None
@@ -66,6 +69,22 @@ class CompletionBuilder:
         text = self._flush()
         self.text += text
         return text
+
+    def replay(self, other: CompletionBuilder) -> None:
+        """Take over what another completion of the same prompt has produced."""
+        self._take_in(other.token_ids, other.logprobs)
+
+    def rewind(self, count: int) -> None:
+        """Keep the first `count` tokens."""
+        tokens, logprobs = self.token_ids[:count], self.logprobs[:count]
+        self.token_ids, self.logprobs, self.text = [], [], ""
+        self._start()
+        self._take_in(tokens, logprobs)
+
+    def _take_in(self, tokens: list[int], logprobs: list[dict[int, Logprob]]) -> None:
+        self.token_ids, self.logprobs = list(tokens), list(logprobs)
+        self._undecoded = list(tokens)
+        self.text = self._decode() if self._eager else ""
 
     def delta(self, text: str) -> StreamDelta:
         """What came since the last delta."""

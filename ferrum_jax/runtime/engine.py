@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import count
-
-import jax
-import numpy as np
+from typing import Any
 
 from ferrum_jax.interfaces import Tokenizer
-from ferrum_jax.kv import BlockTableManager, plan_cache
+from ferrum_jax.kv import BlockTableManager, host_pages, plan_cache
 from ferrum_jax.models import Params
 from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.runtime.devices import device_info, use_compile_cache
 from ferrum_jax.runtime.executor import Executor
-from ferrum_jax.runtime.tracker import HostLogprobs, PromptScores, RequestTracker
-from ferrum_jax.scheduler import ContinuousScheduler, check_fits, make_policy, sequence_limit
+from ferrum_jax.runtime.intake import Intake, checked_priority, checked_service
+from ferrum_jax.runtime.loop import StepLoop
+from ferrum_jax.runtime.metrics import MetricsRecorder
+from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.timeline import Timeline
+from ferrum_jax.runtime.tracker import PromptScores, RequestTracker
+from ferrum_jax.scheduler import ContinuousScheduler, make_policy
 from ferrum_jax.types import (
     DataType,
-    DeviceError,
     EngineConfig,
     FinishReason,
     ModelConfig,
@@ -28,8 +31,7 @@ from ferrum_jax.types import (
     RequestError,
     RequestOutput,
     SamplingParams,
-    Schedule,
-    StepOutput,
+    Snapshot,
     StepShape,
     StreamDelta,
 )
@@ -45,6 +47,9 @@ class Engine:
         engine.add([1, 5, 9], SamplingParams(max_tokens=8))
         while engine.has_work:
             for delta in engine.step(): ...
+
+    The cache is a value: `fork`, `snapshot`, `resume` and `rewind` share pages and copy a page
+    only when it is written to.
     """
 
     def __init__(
@@ -60,11 +65,10 @@ class Engine:
         if engine.compile_cache_dir is not None:
             use_compile_cache(engine.compile_cache_dir)
         device = device_info()
-        dtype = DataType.parse(str(params.embed.dtype))
         self.kv = plan_cache(
             config,
             engine,
-            dtype=dtype,
+            dtype=DataType.parse(str(params.embed.dtype)),
             max_model_len=max_model_len,
             free_bytes=device.free_bytes,
         )
@@ -73,9 +77,15 @@ class Engine:
         self._engine = engine
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
-        self._blocks = BlockTableManager(self.kv)
+        self._blocks = BlockTableManager(
+            self.kv,
+            prefix_caching=engine.prefix_caching,
+            eviction=engine.eviction,
+            num_host_pages=host_pages(config, engine, self.kv),
+        )
+        self._intake = Intake(engine, self._blocks, config.vocab_size, max_model_len)
         self._scheduler = ContinuousScheduler(
-            engine, self._blocks, make_policy(engine.policy), max_model_len
+            engine, self._blocks, make_policy(engine), max_model_len
         )
         self._executor = Executor(
             config,
@@ -85,17 +95,21 @@ class Engine:
             max_model_len=max_model_len,
             platform=device.platform,
         )
+        recorder = MetricsRecorder(
+            max_num_seqs=engine.max_num_seqs,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            num_pages=self._blocks.num_total,
+        )
+        self._loop = StepLoop(
+            self._scheduler, self._executor, self._blocks, recorder, run_ahead=engine.run_ahead
+        )
+        self.metrics = EngineReport(recorder, self._scheduler, self._blocks, self._executor)
         self._ids = count()
-        self._trackers: dict[int, RequestTracker] = {}
-        self._in_flight: tuple[Schedule, StepOutput] | None = None
-        self._deltas: list[StreamDelta] = []
-        self._broken_off = False
-        self._done: dict[int, RequestTracker] = {}
 
     @property
     def has_work(self) -> bool:
         """Whether a request has not ended; what is in flight for others needs no reading."""
-        return bool(self._trackers)
+        return bool(self._loop.running)
 
     @property
     def compilations(self) -> dict[StepShape, float]:
@@ -112,6 +126,14 @@ class Engine:
         return self._executor
 
     @property
+    def scheduler(self) -> ContinuousScheduler:
+        return self._scheduler
+
+    @property
+    def blocks(self) -> BlockTableManager:
+        return self._blocks
+
+    @property
     def free_pages(self) -> int:
         """KV pages that no sequence owns."""
         return self._blocks.num_free
@@ -126,48 +148,56 @@ class Engine:
         params: SamplingParams,
         *,
         prompt: str | None = None,
-        priority: Priority = Priority.NORMAL,
+        priority: Priority | int | str = Priority.NORMAL,
+        client: str = "",
+        timeout: float | None = None,
+        cache_salt: str = "",
         score_only: bool = False,
         streams: bool = False,
+        after: Snapshot | None = None,
     ) -> int:
         """Queue a request and return its id.
 
         Args:
+            priority: for the policy `priority`: low, normal, high or critical.
+            client: whose work it is, for the policy `fair_share`.
+            timeout: seconds after which the request ends as it stands, with reason `timeout`.
+            cache_salt: cached pages are shared only between requests of one salt.
             score_only: compute the prompt's logprobs, generate nothing.
             streams: decode the text as it comes, for `step`'s deltas.
+            after: a snapshot whose tokens the prompt begins with; its pages are shared.
 
         Raises:
-            RequestError: an empty or too long prompt, or a token id outside the vocabulary.
-            ResourceExhausted: the prompt can never fit the KV pages.
+            RequestError: an empty or too long prompt, a token id outside the vocabulary, or a
+                wrong value of an argument.
+            ResourceExhausted: the prompt can never fit the KV pages, or `max_waiting` wait.
         """
-        if self._broken_off:
-            self._restart()
-        prompt_ids = self._checked(prompt_token_ids, params, score_only)
+        self._loop.recover()
+        service = checked_service(priority, client, timeout, cache_salt)
+        level, client, timeout, cache_salt = service
+        arrival = time.monotonic()
         request = Request(
             request_id=next(self._ids),
-            prompt_token_ids=prompt_ids,
+            prompt_token_ids=self._intake.check_prompt(
+                prompt_token_ids, params, score_only=score_only
+            ),
             params=params,
             prompt=prompt,
-            priority=priority,
+            priority=level,
+            client=client,
+            deadline=None if timeout is None else arrival + timeout,
+            cache_salt=cache_salt,
             score_only=score_only,
+            arrival=arrival,
         )
-        limit = len(prompt_ids) if score_only else self._limit(len(prompt_ids), params)
-        seed = secrets.randbits(63) if params.seed is None else params.seed
-        sequences = [
-            RunningSequence(request=request, index=i, max_len=limit, seed=seed)
-            for i in range(1 if score_only else params.n)
-        ]
-        self._trackers[request.request_id] = RequestTracker(
-            request=request,
-            builders=[
-                CompletionBuilder(s, self._tokenizer, self._eos, seed, streams) for s in sequences
-            ],
-            prompt_scores=None
-            if params.prompt_logprobs is None
-            else PromptScores(prompt_ids, params.prompt_logprobs),
-        )
-        for sequence in sequences:
-            self._scheduler.add(sequence)
+        sequences = self._intake.sequences(request)
+        self._scheduler.check_queue(len(sequences))
+        self._loop.track(self._tracker(request, sequences, streams))
+        if after is not None and after.num_scheduled:
+            known = min(after.num_scheduled, len(request.prompt_token_ids) - 1)
+            self._scheduler.fork(after.blocks, known, sequences[0])
+        else:
+            self._scheduler.add(sequences[0])
         return request.request_id
 
     def step(self) -> list[StreamDelta]:
@@ -177,52 +207,110 @@ class Engine:
             DeviceError: the device failed; every running request ends with an error, and the
                 engine can be used again.
         """
-        if self._broken_off:
-            self._restart()
-        self._broken_off = True
-        try:
-            self._step()
-        except jax.errors.JaxRuntimeError as error:
-            raise DeviceError(
-                f"the device failed while running a step: {error}; if memory ran out, lower "
-                "EngineConfig.memory_fraction, num_pages or max_num_batched_tokens"
-            ) from error
-        self._broken_off = False
-        deltas, self._deltas = self._deltas, []
-        return deltas
-
-    def _step(self) -> None:
-        schedule = self._scheduler.schedule()
-        launched = None
-        if schedule.chunks:
-            launched = (schedule, self._executor.execute(schedule))
-            for sequence in schedule.admitted:
-                self._tracker_of(sequence).note_scheduled()
-        landed, self._in_flight = self._in_flight, launched
-        if landed is not None:
-            self._collect(*landed)
-        if self._in_flight is not None and not self._engine.run_ahead:
-            landed, self._in_flight = self._in_flight, None
-            self._collect(*landed)
-
-    def _restart(self) -> None:
-        """After an exception broke a step off, at whatever point: nothing that ran can go on."""
-        self._in_flight, self._broken_off = None, False
-        for tracker in list(self._trackers.values()):
-            tracker.fail("the step that ran this request was broken off")
-            for builder in tracker.builders:
-                if not builder.sequence.finished:
-                    self._end(tracker, builder, builder.finish(FinishReason.ERROR))
-        self._executor.reset()
+        return self._loop.step()
 
     def abort(self, request_id: int) -> None:
         """End a request wherever it stands; its pages are free at once. Twice does no harm."""
-        tracker = self._trackers.get(request_id)
-        if tracker is None:
-            return
-        for builder in tracker.builders:
-            if not builder.sequence.finished:
-                self._end(tracker, builder, builder.finish(FinishReason.ABORT))
+        self._loop.stop(request_id, FinishReason.ABORT)
+
+    def update_priority(self, request_id: int, priority: Priority | int | str) -> None:
+        """Change how urgent a request is, whether it waits or runs.
+
+        Raises:
+            RequestError: it is no priority, or the request has ended.
+        """
+        level = checked_priority(priority)
+        self._loop.builder(request_id, 0)
+        for builder in self._loop.running[request_id].builders:
+            self._scheduler.update_priority(builder.sequence, level)
+
+    def preempt(self, request_id: int, index: int = 0) -> None:
+        """Let a running completion give way now, as it would when pages run out.
+
+        Raises:
+            RequestError: there is no such completion that has not ended.
+            SchedulerError: it does not run.
+        """
+        self._scheduler.preempt(self._loop.builder(request_id, index).sequence)
+
+    def fork(self, request_id: int, *, index: int = 0, seed: int | None = None) -> int:
+        """A twin of a completion, from where it stands now: a request of its own that shares its
+        pages. Returns the twin's id.
+
+        What was generated so far is the twin's too; from here on it samples by its own seed
+        (None: a fresh one). Its output begins with the same tokens.
+
+        Raises:
+            RequestError: there is no such completion that has not ended.
+        """
+        builder = self._settled(request_id, index)
+        parent = builder.sequence
+        params = replace(parent.request.params, n=1, seed=seed)
+        request = replace(
+            parent.request, request_id=next(self._ids), params=params, arrival=time.monotonic()
+        )
+        (twin,) = self._intake.sequences(request)
+        twin.token_ids, twin.priority = list(parent.token_ids), parent.priority
+        self._scheduler.check_queue(1)
+        tracker = self._tracker(request, [twin], builder.streams)
+        tracker.builders[0].replay(builder)
+        self._loop.track(tracker)
+        known = 0 if parent.swapped else min(parent.num_scheduled, len(twin.token_ids) - 1)
+        self._scheduler.fork(parent.blocks, known, twin)
+        return request.request_id
+
+    def snapshot(self, request_id: int, *, index: int = 0) -> Snapshot:
+        """A completion as it stands now: its tokens, and a share of its pages.
+
+        Raises:
+            RequestError: there is no such completion that has not ended.
+        """
+        sequence = self._settled(request_id, index).sequence
+        known = 0 if sequence.swapped else min(sequence.num_scheduled, len(sequence.token_ids) - 1)
+        snapshot = Snapshot(
+            token_ids=tuple(sequence.token_ids),
+            prompt_len=sequence.prompt_len,
+            cache_salt=sequence.request.cache_salt,
+            num_scheduled=known,
+        )
+        self._scheduler.hold(snapshot, sequence.blocks)
+        return snapshot
+
+    def resume(self, snapshot: Snapshot, params: SamplingParams, **options: Any) -> int:
+        """A request whose prompt is the snapshot's tokens; `options` are those of `add`."""
+        options = {"cache_salt": snapshot.cache_salt, **options}
+        return self.add(snapshot.token_ids, params, after=snapshot, **options)
+
+    def release(self, snapshot: Snapshot) -> None:
+        """Give a snapshot's pages back; idempotent. Its tokens stay good."""
+        self._scheduler.drop(snapshot)
+
+    def rewind(self, request_id: int, num_tokens: int, *, index: int = 0) -> None:
+        """Take back the last `num_tokens` generated tokens; the completion goes on from there.
+
+        Raises:
+            RequestError: there is no such completion that has not ended, or it has generated
+                fewer tokens, or its request streams.
+        """
+        builder = self._settled(request_id, index)
+        sequence, generated = builder.sequence, len(builder.token_ids)
+        if isinstance(num_tokens, bool) or not isinstance(num_tokens, int):
+            raise RequestError(f"num_tokens is {num_tokens!r}; it must be an integer")
+        if not 0 <= num_tokens <= generated:
+            raise RequestError(
+                f"{num_tokens} tokens cannot be taken back from {generated} generated ones"
+            )
+        if builder.streams:
+            raise RequestError("a request that streams has sent its text; stream its fork instead")
+        if num_tokens:
+            self._scheduler.rewind(sequence, len(sequence.token_ids) - num_tokens)
+            self._executor.forget(sequence)
+            self._executor.refresh(sequence)
+            builder.rewind(generated - num_tokens)
+
+    def clear_prefix_cache(self) -> None:
+        """Forget all cached prefixes; what runs goes on."""
+        self._blocks.clear_prefixes()
 
     def take(self, request_id: int) -> RequestOutput:
         """The output of a request that has ended; the engine forgets it.
@@ -234,123 +322,41 @@ class Engine:
 
     def take_tracker(self, request_id: int) -> RequestTracker:
         """`take`, before its logprobs are put into tables."""
-        tracker = self._done.pop(request_id, None)
+        tracker = self._loop.done.pop(request_id, None)
         if tracker is None:
-            state = "still running" if request_id in self._trackers else "unknown or taken already"
+            state = (
+                "still running" if request_id in self._loop.running else "unknown or taken already"
+            )
             raise RequestError(f"request {request_id} is {state}; take it once, after it has ended")
         return tracker
 
     def is_done(self, request_id: int) -> bool:
         """Whether a request has ended and was not taken yet."""
-        return request_id in self._done
+        return request_id in self._loop.done
 
     def num_scored(self, request_id: int) -> int:
         """Prompt tokens whose logprobs a request that is done has brought."""
-        tracker = self._done[request_id]
+        tracker = self._loop.done[request_id]
         return 0 if tracker.prompt_scores is None else len(tracker.request.prompt_token_ids)
 
-    def _checked(
-        self, prompt: Sequence[int], params: SamplingParams, score_only: bool
-    ) -> tuple[int, ...]:
-        ids = tuple(prompt)
-        if params.truncate_prompt_tokens is not None:
-            ids = ids[-params.truncate_prompt_tokens :]
-        vocab = self.config.vocab_size
-        ids = checked_token_ids(ids, vocab)
-        room = self.max_model_len - (0 if score_only else 1)
-        if len(ids) > room:
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens; max_model_len = {self.max_model_len} leaves "
-                f"room for {room}: shorten it, set truncate_prompt_tokens, or raise "
-                "EngineConfig.max_model_len"
-            )
-        params.check_vocabulary(vocab)
-        check_fits(len(ids), self._engine, self._blocks)
-        return ids
+    def record_timeline(self, timeline: Timeline | None) -> None:
+        """Let a timeline take in every step from now on; None: no longer."""
+        self._loop.timeline = timeline
 
-    def _limit(self, prompt_len: int, params: SamplingParams) -> int:
-        return sequence_limit(prompt_len, params.max_tokens, self.max_model_len, self._blocks)
+    def _settled(self, request_id: int, index: int) -> CompletionBuilder:
+        """A completion that has not ended, all its tokens known."""
+        self._loop.builder(request_id, index)
+        self._loop.settle()
+        return self._loop.builder(request_id, index)
 
-    def _tracker_of(self, sequence: RunningSequence) -> RequestTracker:
-        return self._trackers[sequence.request.request_id]
-
-    def _collect(self, schedule: Schedule, output: StepOutput) -> None:
-        """Read a step's results and hand them to their sequences."""
-        tokens, failed = np.asarray(output.tokens).tolist(), np.asarray(output.failed).tolist()
-        logprobs = prompt = None
-        flat = 0
-        for row, chunk in enumerate(schedule.chunks):
-            sequence, params = chunk.sequence, chunk.sequence.request.params
-            start, flat = flat, flat + chunk.length
-            if chunk.samples:
-                sequence.num_pending -= 1
-            if sequence.finished:
-                continue
-            tracker = self._tracker_of(sequence)
-            builder = tracker.builders[sequence.index]
-            if failed[row]:
-                tracker.fail(
-                    "the model's logits were not finite (nan or infinity) after token "
-                    f"{chunk.start + chunk.length}; check the weights, the dtype and the edits"
-                )
-                self._end(tracker, builder, builder.finish(FinishReason.ERROR))
-                continue
-            if tracker.prompt_scores is not None and output.prompt is not None:
-                prompt = prompt or _to_host(output.prompt)
-                tracker.prompt_scores.fill(chunk, start, prompt)
-            if chunk.samples:
-                entries = None
-                if params.logprobs is not None:
-                    logprobs = logprobs or _to_host(output.logprobs)
-                    entries = logprobs.table(row, tokens[row], params.logprobs)
-                self._push(tracker, builder, tokens[row], entries)
-            elif sequence.request.score_only and chunk.start + chunk.length == len(
-                sequence.token_ids
-            ):
-                self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
-
-    def _push(self, tracker: RequestTracker, builder: CompletionBuilder, token, entries) -> None:
-        sequence = builder.sequence
-        sequence.token_ids.append(token)
-        tracker.note_token()
-        text = builder.push(token, entries)
-        if sequence.finish_reason is not None:
-            self._end(tracker, builder, text)
-        elif builder.streams:
-            self._deltas.append(builder.delta(text))
-
-    def _end(self, tracker: RequestTracker, builder: CompletionBuilder, text: str) -> None:
-        """Free what a sequence holds, and the request when it was its last."""
-        self._scheduler.finish(builder.sequence)
-        self._deltas.append(builder.delta(text))
-        tracker.unfinished.discard(builder.sequence.index)
-        if tracker.finished:
-            request_id = tracker.request.request_id
-            self._done[request_id] = self._trackers.pop(request_id)
-
-
-def checked_token_ids(prompt: Sequence[int], vocab_size: int) -> tuple[int, ...]:
-    """A prompt's token ids as plain integers.
-
-    Raises:
-        RequestError: there are none, or one is no integer or outside the vocabulary.
-    """
-    if not prompt:
-        raise RequestError("the prompt has no tokens; give at least one")
-    for token in prompt:
-        if isinstance(token, bool) or not isinstance(token, int | np.integer):
-            raise RequestError(f"the prompt holds {token!r}; token ids are integers")
-        if not 0 <= token < vocab_size:
-            raise RequestError(
-                f"the prompt holds token id {token}; the vocabulary has ids 0 to {vocab_size - 1}"
-            )
-    return tuple(int(token) for token in prompt)
-
-
-def _to_host(values) -> HostLogprobs:
-    return HostLogprobs(
-        chosen=np.asarray(values.chosen),
-        rank=np.asarray(values.rank),
-        top_ids=np.asarray(values.top_ids),
-        top=np.asarray(values.top),
-    )
+    def _tracker(
+        self, request: Request, sequences: list[RunningSequence], streams: bool
+    ) -> RequestTracker:
+        count = request.params.prompt_logprobs
+        return RequestTracker(
+            request=request,
+            builders=[
+                CompletionBuilder(s, self._tokenizer, self._eos, s.seed, streams) for s in sequences
+            ],
+            prompt_scores=None if count is None else PromptScores(request.prompt_token_ids, count),
+        )

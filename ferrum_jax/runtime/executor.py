@@ -17,6 +17,8 @@ from ferrum_jax.models import Params
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
+from ferrum_jax.runtime.tiles import run_tiled_step
+from ferrum_jax.runtime.transfer import SwappedPages, copy_pages, read_pages, write_pages
 from ferrum_jax.sampler import (
     SlotUpdate,
     make_sampling_state,
@@ -31,6 +33,7 @@ from ferrum_jax.types import (
     ModelConfig,
     Schedule,
     ScheduledChunk,
+    SchedulerError,
     Sequence,
     StepBatch,
     StepOutput,
@@ -70,10 +73,12 @@ class Executor:
         self._kv = kv
         self.reset()
         self._write_slots = jax.jit(write_slots, donate_argnums=0)
+        self._step = run_tiled_step if engine.batch_invariant else run_step
         self.num_steps = 0
 
     def reset(self) -> None:
         """An empty cache and neutral slots, as at the start; what was running is lost."""
+        self._swapped: dict[Sequence, SwappedPages] = {}
         self._cache = make_cache(self._config, self._kv)
         self._sampling = make_sampling_state(
             self._padding_slot, self._max_model_len, self._config.vocab_size
@@ -88,8 +93,11 @@ class Executor:
     def compilations(self) -> dict[StepShape, float]:
         return dict(self._seconds)
 
-    def execute(self, schedule: Schedule) -> StepOutput:
+    def execute(self, schedule: Schedule) -> StepOutput | None:
+        self._move_pages(schedule)
         self._admit(schedule.admitted)
+        if not schedule.chunks:
+            return None
         score = any(_scores(chunk) for chunk in schedule.chunks)
         shape = choose_shape(self.shapes, schedule, score=score)
         batch = self._batch(schedule, shape)
@@ -100,6 +108,20 @@ class Executor:
         self._sampling = output.sampling
         self.num_steps += 1
         return output
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop what a sequence has in host memory; nothing happens where it has nothing."""
+        self._swapped.pop(sequence, None)
+
+    def refresh(self, sequence: Sequence) -> None:
+        """Bring the device's account of a running sequence up to its changed tokens and pages."""
+        if sequence.slot is not None:
+            self._admit((sequence,))
+
+    @property
+    def swapped_bytes(self) -> int:
+        """Host memory that swapped pages fill."""
+        return sum(pages.nbytes for pages in self._swapped.values())
 
     def warm_up(self, shapes: tuple[StepShape, ...] | None = None) -> None:
         wanted = {s for s in (shapes or self.shapes) if s not in self._compiled}
@@ -118,17 +140,32 @@ class Executor:
 
     def _compile(self, shape: StepShape) -> Callable[..., Any]:
         start = time.monotonic()
-        function = partial(run_step, config=self._config, shape=shape, bind=self._bind)
+        function = partial(self._step, config=self._config, shape=shape, bind=self._bind)
         jitted = jax.jit(function, donate_argnums=(1, 3))
         batch = self._batch(Schedule(chunks=()), shape)
         arguments = (self._params, self._cache, batch, self._sampling, Taps())
         structs = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
         )
-        options = self._decode_options if shape.tokens == shape.rows else None
+        few_rows = shape.tokens == shape.rows or self._step is run_tiled_step
+        options = self._decode_options if few_rows else None
         self._compiled[shape] = jitted.lower(*structs).compile(compiler_options=options)
         self._seconds[shape] = time.monotonic() - start
         return self._compiled[shape]
+
+    def _move_pages(self, schedule: Schedule) -> None:
+        """What goes out is read first, then shared pages are copied, then what comes in written."""
+        for pages in self._swapped.values():
+            pages.settle()
+        for sequence, pages in schedule.swapped_out:
+            self._swapped[sequence] = read_pages(self._cache, pages)
+        if schedule.copies:
+            pairs = [(old, new) for _, old, new in schedule.copies]
+            self._cache = copy_pages(self._cache, pairs)
+            for sequence, _, _ in schedule.copies:
+                self._num_written[_slot(sequence)] = 0
+        for sequence, pages in schedule.swapped_in:
+            self._cache = write_pages(self._cache, pages, self._swapped.pop(sequence))
 
     def _admit(self, sequences: tuple[Sequence, ...]) -> None:
         """Write the state of sequences that were given a slot."""
@@ -147,7 +184,7 @@ class Executor:
             self._sampling = self._write_slots(self._sampling, slots, rows)
 
     def _write_table(self, sequence: Sequence) -> None:
-        """Bring a slot's row of the block tables up to date; pages are only ever appended."""
+        """Bring a slot's row of the block tables up to date, from the first page that is new."""
         slot, pages = _slot(sequence), sequence.blocks.pages
         written = self._num_written[slot]
         if len(pages) > written:
@@ -181,7 +218,11 @@ class Executor:
 
 
 def _slot(sequence: Sequence) -> int:
-    assert sequence.slot is not None, "only running sequences are scheduled, and they have a slot"
+    if sequence.slot is None:
+        raise SchedulerError(
+            f"a sequence that is {sequence.state} was scheduled and has no slot; only running "
+            "sequences are scheduled"
+        )
     return sequence.slot
 
 

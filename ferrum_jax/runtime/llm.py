@@ -20,7 +20,8 @@ from ferrum_jax.models import Params, check_params, forward, unembed
 from ferrum_jax.models.weights.files import read_json
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_model
-from ferrum_jax.runtime.engine import Engine, checked_token_ids
+from ferrum_jax.runtime.engine import Engine
+from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.tokenizer import load_tokenizer
 from ferrum_jax.types import (
     ConfigError,

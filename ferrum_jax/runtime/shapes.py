@@ -15,7 +15,12 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     Pure decode steps have one token a row, in powers of two up to `max_num_seqs`. Steps with a
     prefill chunk have 16, 64, 256, ... tokens up to the budget, and at most half as many rows; the
     largest takes every row. Those shapes exist a second time for steps that score their prompts.
+
+    A batch-invariant engine has one shape for everything: its work follows the tokens, not the
+    shape.
     """
+    if engine.batch_invariant:
+        return (StepShape(engine.max_num_batched_tokens, engine.max_num_seqs, score=True),)
     decodes = [StepShape(rows, rows) for rows in _powers(engine.max_num_seqs, 1, 2)]
     mixed = []
     for tokens in _powers(engine.max_num_batched_tokens, SMALLEST_PREFILL, GROWTH):
@@ -34,6 +39,8 @@ def choose_shape(shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bo
         ResourceExhausted: none does; the scheduler and the shapes disagree about the limits.
     """
     rows, tokens = len(schedule.chunks), schedule.num_tokens
+    if len(shapes) == 1 and rows <= shapes[0].rows and tokens <= shapes[0].tokens:
+        return shapes[0]
     decode = not score and all(chunk.length == 1 for chunk in schedule.chunks)
     for shape in shapes:
         is_decode = shape.tokens == shape.rows

@@ -58,18 +58,18 @@ def run_step(
         failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
         tokens_R = sample(logits_RV, sampling, batch.slots, batch.context_lens, batch.samples)
         wanted = num_logprobs_wanted(sampling, batch.slots, batch.samples)
-        logprobs = _logprobs_if_wanted(logits_RV, tokens_R, wanted)
+        logprobs = logprobs_if_wanted(logits_RV, tokens_R, wanted)
     prompt = None
     if shape.score:
         with jax.named_scope("score"):
             prompt = _score_prompts(params, hidden_TD, slots_T, meta, sampling, config, taps)
-    sampling = replace(sampling, history=_append(sampling.history, batch, tokens_R))
+    sampling = replace(sampling, history=append_sampled(sampling.history, batch, tokens_R))
     return next_cache, StepOutput(
         tokens=tokens_R, logprobs=logprobs, failed=failed_R, prompt=prompt, sampling=sampling
     )
 
 
-def _logprobs_if_wanted(
+def logprobs_if_wanted(
     logits_RV: Float[Array, "R V"], tokens_R: Int[Array, " R"], wanted: Int[Array, ""]
 ) -> TokenLogprobs:
     """Logprobs of the sampled tokens; zeros, at no cost, where no row asks for them."""
@@ -81,7 +81,7 @@ def _logprobs_if_wanted(
     return jax.lax.cond(wanted >= 0, computed, lambda: zeros)
 
 
-def _append(
+def append_sampled(
     history: Int[Array, "slots L"], batch: StepBatch, tokens_R: Int[Array, " R"]
 ) -> Int[Array, "slots L"]:
     """Each sampled token at the end of its history; rows that sample none write to padding's."""

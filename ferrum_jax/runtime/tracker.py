@@ -82,6 +82,9 @@ class RequestTracker:
     prompt_scores: PromptScores | None
     first_scheduled: float | None = None
     first_token: float | None = None
+    token_times: list[float] = field(default_factory=list)
+    """When the host read each token of completion 0, in seconds."""
+    ended: float | None = None
     error: str | None = None
     unfinished: set[int] = field(init=False)
 
@@ -92,9 +95,13 @@ class RequestTracker:
         if self.first_scheduled is None:
             self.first_scheduled = time.monotonic()
 
-    def note_token(self) -> None:
+    def note_token(self, index: int = 0) -> None:
+        """The host has read a token of completion `index`."""
+        now = time.monotonic()
         if self.first_token is None:
-            self.first_token = time.monotonic()
+            self.first_token = now
+        if index == 0:
+            self.token_times.append(now)
 
     def fail(self, message: str) -> None:
         """Note why the request failed; its other sequences go on."""
@@ -103,6 +110,27 @@ class RequestTracker:
     @property
     def finished(self) -> bool:
         return not self.unfinished
+
+    def metrics(self) -> Metrics:
+        """The times and counts so far; the request ended when this was first asked after its end.
+
+        The engine asks at the end of each request, however late its output is taken.
+        """
+        if self.finished and self.ended is None:
+            self.ended = time.monotonic()
+        request, sequences = self.request, [builder.sequence for builder in self.builders]
+        return Metrics(
+            arrival=request.arrival,
+            first_scheduled=self.first_scheduled,
+            first_token=self.first_token,
+            finished=self.ended,
+            token_times=tuple(self.token_times),
+            num_preemptions=sum(sequence.num_preemptions for sequence in sequences),
+            num_swaps=sum(sequence.num_swaps for sequence in sequences),
+            cached_tokens=sum(sequence.num_cached for sequence in sequences),
+            prompt_tokens=len(request.prompt_token_ids),
+            generated_tokens=sum(len(builder.token_ids) for builder in self.builders),
+        )
 
     def output(self) -> RequestOutput:
         request = self.request
@@ -115,12 +143,6 @@ class RequestTracker:
             prompt_logprobs=self.prompt_scores.tables()
             if wanted and self.prompt_scores is not None
             else None,
-            metrics=Metrics(
-                arrival=request.arrival,
-                first_scheduled=self.first_scheduled,
-                first_token=self.first_token,
-                finished=time.monotonic(),
-                num_preemptions=sum(b.sequence.num_preemptions for b in self.builders),
-            ),
+            metrics=self.metrics(),
             error=self.error,
         )

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
 
-from ferrum_jax.types import RequestState, Sequence
-
-_age = attrgetter("request.arrival", "request.request_id", "index")
+from ferrum_jax.types import RequestState, ScheduledChunk, Sequence
 
 
 class FCFSPolicy:
@@ -16,12 +13,33 @@ class FCFSPolicy:
     The oldest sequence thus never loses its pages to another: it always ends.
     """
 
-    def order(self, waiting: Iterable[Sequence]) -> list[Sequence]:
-        """By arrival; those that were preempted before those that never ran."""
-        by_age = sorted(waiting, key=_age)
-        # Sorting is stable: within both groups the age still counts.
-        return sorted(by_age, key=lambda s: s.state is not RequestState.PREEMPTED)
+    takes_turns = False
 
-    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
-        """The one that arrived last; None when nothing runs."""
-        return max(running, key=_age, default=None)
+    def rank(self, sequence: Sequence) -> tuple[float, ...]:
+        """By arrival; those that were preempted before those that never ran."""
+        fresh = sequence.state is not RequestState.PREEMPTED
+        return (fresh, *age(sequence))
+
+    def group(self, sequence: Sequence) -> str:
+        del sequence
+        return ""
+
+    def group_rank(self, group: str) -> float:
+        del group
+        return 0.0
+
+    def join(self, sequence: Sequence) -> None:
+        pass
+
+    def serve(self, chunks: Iterable[ScheduledChunk]) -> None:
+        pass
+
+    def has_had_its_turn(self, sequence: Sequence) -> bool:
+        del sequence
+        return False
+
+
+def age(sequence: Sequence) -> tuple[float, int, int]:
+    """The order of arrival; ties by the request, then by the completion."""
+    request = sequence.request
+    return request.arrival, request.request_id, sequence.index

@@ -2,26 +2,31 @@
 
 A step has one budget of tokens, shared by decodes and prefill chunks. Running sequences come
 first, in the order in which they were admitted; what they leave goes to waiting ones. When pages
-run out, the policy's victim gives its own back and computes its tokens anew later.
+run out, the policy's last gives its own back: it computes its tokens anew later, or moves them to
+host memory and back.
 """
 
 from __future__ import annotations
 
 from ferrum_jax.interfaces import BlockManager, SchedulingPolicy
 from ferrum_jax.scheduler.limits import check_can_end
+from ferrum_jax.scheduler.plan import Pages, StepPlan
+from ferrum_jax.scheduler.queue import WaitingQueue
 from ferrum_jax.types import (
+    BlockTable,
     EngineConfig,
+    Priority,
     RequestState,
     ResourceExhausted,
     Schedule,
-    ScheduledChunk,
     SchedulerError,
     Sequence,
+    Snapshot,
 )
 
 
 class ContinuousScheduler:
-    """Continuous batching with chunked prefill and preemption by recomputing.
+    """Continuous batching with chunked prefill, shared prefixes and preemption.
 
     It advances a sequence when it schedules it, not when the step has run: the next step can be
     formed at once. Whoever reads a step's tokens lowers `num_pending` and appends them.
@@ -36,10 +41,12 @@ class ContinuousScheduler:
     ):
         self._engine, self._blocks, self._policy = engine, blocks, policy
         self._max_model_len = max_model_len
-        # Dicts as ordered sets: whatever ends or gives way is taken out in O(1).
+        # A dict as an ordered set: whatever ends or gives way is taken out in O(1).
         self._running: dict[Sequence, None] = {}
-        self._waiting: dict[Sequence, None] = {}
+        self._waiting = WaitingQueue(policy)
+        self._holders: dict[Sequence | Snapshot, None] = {}
         self._free_slots = list(range(engine.max_num_seqs - 1, -1, -1))
+        self._swapped_out: list[tuple[Sequence, Pages]] = []
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -51,8 +58,25 @@ class ContinuousScheduler:
         return tuple(self._waiting)
 
     @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._running or len(self._waiting))
+
+    def check_queue(self, count: int) -> None:
+        """Raise `ResourceExhausted` if `count` more sequences may not wait."""
+        limit = self._engine.max_waiting
+        if limit is not None and len(self._waiting) + count > limit:
+            raise ResourceExhausted(
+                f"{len(self._waiting)} sequences wait and EngineConfig.max_waiting = {limit} "
+                f"leaves no room for {count} more; try again later, or raise max_waiting"
+            )
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; `SchedulerError` if it is not new or could never end."""
@@ -61,7 +85,64 @@ class ContinuousScheduler:
                 f"a sequence is added once, when new; this one is {sequence.state}"
             )
         check_can_end(sequence, self._max_model_len, self._blocks)
-        self._waiting[sequence] = None
+        self._policy.join(sequence)
+        self._waiting.push(sequence)
+        if sequence.blocks.pages:
+            self._holders[sequence] = None
+
+    def fork(self, table: BlockTable, num_tokens: int, sequence: Sequence) -> None:
+        """Queue a new sequence whose first `num_tokens` tokens lie in another one's pages."""
+        if not num_tokens < sequence.num_tokens:
+            raise SchedulerError(
+                f"a fork of {sequence.num_tokens} tokens takes over at most all but the last, "
+                f"not {num_tokens}"
+            )
+        sequence.blocks = self._blocks.fork(table, num_tokens)
+        sequence.num_scheduled = sequence.num_cached = num_tokens
+        self.add(sequence)
+
+    def hold(self, snapshot: Snapshot, table: BlockTable) -> None:
+        """Let a snapshot share the pages of its first `num_scheduled` tokens, while they last."""
+        snapshot.blocks = self._blocks.fork(table, snapshot.num_scheduled)
+        self._holders[snapshot] = None
+
+    def drop(self, snapshot: Snapshot) -> None:
+        """Give a snapshot's pages back; idempotent."""
+        if self._holders.pop(snapshot, False) is None:
+            self._take_pages(snapshot)
+
+    def drop_all_pages(self) -> None:
+        """Take the pages of all that do not run: the cache behind them is lost."""
+        while self._reclaim():
+            pass
+
+    def rewind(self, sequence: Sequence, num_tokens: int) -> None:
+        """Forget all tokens of a sequence behind the first `num_tokens`, and their pages.
+
+        Raises:
+            SchedulerError: a token is still on its way, or the sequence has ended or has no such
+                length behind its prompt.
+        """
+        if sequence.finished or sequence.num_pending:
+            raise SchedulerError("only a sequence that has not ended, all tokens read, is rewound")
+        if not sequence.prompt_len <= num_tokens <= len(sequence.token_ids):
+            raise SchedulerError(
+                f"a sequence of {len(sequence.token_ids)} tokens, {sequence.prompt_len} of them "
+                f"the prompt, cannot be rewound to {num_tokens}"
+            )
+        if sequence.swapped:
+            self._drop_swapped(sequence)
+        del sequence.token_ids[num_tokens:]
+        # The last token is computed again: its logits choose the next one.
+        sequence.num_scheduled = min(sequence.num_scheduled, num_tokens - 1)
+        self._blocks.truncate(sequence.blocks, sequence.num_scheduled)
+
+    def update_priority(self, sequence: Sequence, priority: Priority) -> None:
+        """Change how urgent a sequence is, wherever it stands."""
+        sequence.priority = priority
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
+            self._waiting.push(sequence)
 
     def schedule(self) -> Schedule:
         """The next step's chunks; empty when nothing can run before more tokens are read.
@@ -69,105 +150,216 @@ class ContinuousScheduler:
         Raises:
             ResourceExhausted: pages held outside the scheduler leave too few for any sequence.
         """
-        chunks: dict[Sequence, ScheduledChunk] = {}
-        preempted: list[Sequence] = []
-        budget = self._engine.max_num_batched_tokens
-        for sequence in tuple(self._running):
-            length = min(budget, _work(sequence))
-            if length <= 0:
-                continue
-            end = sequence.num_scheduled + length
-            # Without a slot it has given way: to one before it, or to itself in this loop.
-            while sequence.slot is not None and not self._blocks.can_grow(sequence.blocks, end):
-                victim = self._policy.victim(self._running) or sequence
-                budget += _withdraw(chunks, victim)
-                self.preempt(victim)
-                preempted.append(victim)
-            if sequence.slot is not None:
-                chunks[sequence] = self._advance(sequence, length)
-                budget -= length
+        swapped_out, self._swapped_out = self._swapped_out, []
+        plan = StepPlan(self._engine.max_num_batched_tokens, swapped_out)
+        if self._policy.takes_turns:
+            self._rotate(plan)
+        rotated = len(plan.preempted)
+        self._go_on(plan)
+        if self._blocks.caches_prefixes:
+            self._cache_pages(plan.chunks)
         # Nobody starts on pages that were just taken from another.
-        admitted = [] if preempted else self._admit(chunks, budget)
-        return Schedule(tuple(chunks.values()), tuple(admitted), tuple(preempted))
+        if len(plan.preempted) == rotated:
+            self._admit(plan)
+        self._policy.serve(plan.chunks.values())
+        return plan.schedule()
 
     def preempt(self, sequence: Sequence) -> None:
         """Take pages and slot from a running sequence; `SchedulerError` if it does not run."""
-        if sequence not in self._running:
-            raise SchedulerError(f"only a running sequence is preempted; this is {sequence.state}")
-        self._leave(sequence, RequestState.PREEMPTED)
-        sequence.num_scheduled = 0
-        sequence.num_preemptions += 1
-        self._waiting[sequence] = None
+        plan = StepPlan(0, self._swapped_out)
+        self._give_way(plan, sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, whatever its state, and free its pages and slot; idempotent."""
+        if sequence.swapped:
+            self._drop_swapped(sequence)
         self._leave(sequence, RequestState.FINISHED)
 
+    def _go_on(self, plan: StepPlan) -> None:
+        """A chunk for every running sequence that has work, while pages and budget last."""
+        page_size = self._blocks.page_size
+        for sequence in tuple(self._running):
+            tokens = len(sequence.token_ids) + sequence.num_pending
+            if tokens >= sequence.max_len and not sequence.request.score_only:
+                continue  # Its last token is known, or on its way.
+            start = sequence.num_scheduled
+            end = min(tokens, start + plan.budget)
+            if end <= start:
+                continue
+            table = sequence.blocks
+            if (end > len(table.pages) * page_size or table.tail_shared) and not self._make_room(
+                plan, sequence, start, end
+            ):
+                continue
+            plan.put(sequence, start, end)
+
+    def _make_room(self, plan: StepPlan, sequence: Sequence, start: int, end: int) -> bool:
+        """Get the pages of `[start, end)`, from others if need be; whether it still runs."""
+        while sequence.slot is not None and not self._blocks.can_write(sequence.blocks, start, end):
+            if not self._reclaim():
+                self._give_way(plan, max(self._running, key=self._urgency))
+        if sequence.slot is None:  # It gave way: to one before it, or to itself.
+            return False
+        self._prepare(plan, sequence, start, end)
+        return True
+
+    def _prepare(self, plan: StepPlan, sequence: Sequence, start: int, end: int) -> None:
+        if copies := self._blocks.prepare(sequence.blocks, start, end):
+            plan.copies[sequence] = copies
+
+    def _urgency(self, sequence: Sequence) -> tuple[float, tuple[float, ...]]:
+        """What the policy compares; the highest gives way."""
+        policy = self._policy
+        return policy.group_rank(policy.group(sequence)), policy.rank(sequence)
+
+    def _rotate(self, plan: StepPlan) -> None:
+        """Let those that had their turn give way, as long as somebody could start instead."""
+        for sequence in tuple(self._running):
+            first = self._waiting.first()
+            if first is None or first.num_pending or self._has_room(first):
+                return
+            if self._policy.has_had_its_turn(sequence):
+                self._give_way(plan, sequence)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        start = 0 if sequence.swapped else sequence.num_scheduled
+        # Pages for all its tokens, not for one chunk alone: it would run dry and start over.
+        return bool(self._free_slots) and self._blocks.can_write(
+            sequence.blocks, start, sequence.num_tokens
+        )
+
+    def _give_way(self, plan: StepPlan, sequence: Sequence) -> None:
+        if sequence not in self._running:
+            raise SchedulerError(f"only a running sequence is preempted; this is {sequence.state}")
+        # A page that this step was going to copy is not worth moving: it holds nothing yet.
+        copied = plan.withdraw(sequence)
+        pages = None
+        if self._engine.preemption == "swap" and sequence.num_scheduled and not copied:
+            pages = self._blocks.swap_out(sequence.blocks, sequence.num_scheduled)
+        self._leave(sequence, RequestState.PREEMPTED)
+        sequence.num_preemptions += 1
+        if pages is None:
+            sequence.num_scheduled = 0
+        else:
+            plan.swapped_out.append((sequence, pages))
+            sequence.swapped = True
+            sequence.num_swaps += 1
+        self._waiting.push(sequence)
+        plan.preempted.append(sequence)
+
+    def _admit(self, plan: StepPlan) -> None:
+        """Start waiting sequences in the policy's order, up to the first that has to wait on."""
+        while plan.budget and self._free_slots:
+            sequence = self._waiting.first()
+            if sequence is None or not self._start(plan, sequence):
+                return
+
+    def _start(self, plan: StepPlan, sequence: Sequence) -> bool:
+        if sequence.num_pending:  # Preempted, with a token still on its way from the device.
+            return False
+        taken = self._take_prefix(sequence)
+        work = sequence.num_tokens - sequence.num_scheduled
+        length = min(plan.budget, work)
+        # What it generated may have made a preempted sequence longer than any step: then cut it.
+        largest = self._engine.max_num_batched_tokens
+        whole = self._engine.chunked_prefill or not length < work <= largest
+        if not (length > 0 and whole and self._find_room(sequence)):
+            if taken is not None:
+                self._take_pages(sequence)
+            return False
+        self._enter(plan, sequence)
+        if taken is not None:
+            self._blocks.count_lookup(sequence.num_tokens, taken)
+            sequence.num_cached = taken if not sequence.num_preemptions else sequence.num_cached
+        start = sequence.num_scheduled
+        self._prepare(plan, sequence, start, start + length)
+        plan.put(sequence, start, start + length)
+        if self._blocks.caches_prefixes:
+            self._cache_pages((sequence,))
+        return True
+
+    def _take_prefix(self, sequence: Sequence) -> int | None:
+        """Share the cached pages of a sequence's beginning; None where they are not asked for.
+
+        At least one token is left to compute. Whoever wants the prompt's logprobs needs all.
+        """
+        request = sequence.request
+        if (
+            not self._blocks.caches_prefixes
+            or sequence.swapped
+            or sequence.blocks.pages
+            or request.params.prompt_logprobs is not None
+        ):
+            return None
+        taken = self._blocks.take_prefix(
+            sequence.blocks, sequence.token_ids, request.cache_salt, sequence.num_tokens - 1
+        )
+        sequence.num_scheduled = taken
+        return taken
+
+    def _find_room(self, sequence: Sequence) -> bool:
+        """Whether there are pages; when nothing runs, those who only hold some give them back."""
+        while not self._has_room(sequence):
+            if self._running:
+                return False
+            if not self._reclaim(besides=sequence):
+                self._take_pages(sequence)
+                raise ResourceExhausted(
+                    f"a sequence of {sequence.num_tokens} tokens cannot start although none runs: "
+                    f"{self._blocks.num_free} of {self._blocks.num_total} KV pages are free; "
+                    "release the block tables that were forked, or raise EngineConfig.num_pages"
+                )
+        return True
+
+    def _enter(self, plan: StepPlan, sequence: Sequence) -> None:
+        """Give a waiting sequence a slot, and its pages back if they were swapped."""
+        self._waiting.remove(sequence)
+        self._holders.pop(sequence, None)
+        self._running[sequence] = None
+        sequence.state, sequence.slot = RequestState.RUNNING, self._free_slots.pop()
+        sequence.admitted_at = len(sequence.token_ids)
+        plan.admitted.append(sequence)
+        if sequence.swapped:
+            self._blocks.prepare(sequence.blocks, 0, sequence.num_scheduled)
+            self._blocks.swap_in(sequence.num_scheduled)
+            plan.swapped_in.append((sequence, tuple(sequence.blocks.pages)))
+            sequence.swapped = False
+
+    def _cache_pages(self, sequences) -> None:
+        """Offer full pages of known tokens to others: a step writes its pages before it reads."""
+        for sequence in sequences:
+            known = min(sequence.num_scheduled, len(sequence.token_ids))
+            if known // self._blocks.page_size > sequence.blocks.num_cached:
+                self._blocks.cache_full_pages(
+                    sequence.blocks, sequence.token_ids, known, sequence.request.cache_salt
+                )
+
+    def _reclaim(self, besides: Sequence | None = None) -> bool:
+        """Take the pages of a snapshot or of a waiting fork; False if none holds any."""
+        holder = next((h for h in self._holders if h is not besides), None)
+        if holder is None:
+            return False
+        del self._holders[holder]
+        self._take_pages(holder)
+        return True
+
+    def _take_pages(self, holder: Sequence | Snapshot) -> None:
+        self._blocks.release(holder.blocks)
+        holder.num_scheduled = 0
+
+    def _drop_swapped(self, sequence: Sequence) -> None:
+        self._blocks.swap_in(sequence.num_scheduled)
+        sequence.swapped, sequence.num_scheduled = False, 0
+        # A move that was planned and has not been made is not made any more.
+        self._swapped_out = [move for move in self._swapped_out if move[0] is not sequence]
+
     def _leave(self, sequence: Sequence, state: RequestState) -> None:
-        self._waiting.pop(sequence, None)
+        if self._blocks.caches_prefixes and sequence.blocks.pages:
+            self._cache_pages((sequence,))
+        self._waiting.remove(sequence)
         self._running.pop(sequence, None)
+        self._holders.pop(sequence, None)
         self._blocks.release(sequence.blocks)
         if sequence.slot is not None:
             self._free_slots.append(sequence.slot)
         sequence.slot, sequence.state = None, state
-
-    def _admit(self, chunks: dict[Sequence, ScheduledChunk], budget: int) -> list[Sequence]:
-        """Start waiting sequences in the policy's order, up to the first that has to wait on."""
-        admitted: list[Sequence] = []
-        if not (budget and self._waiting and self._free_slots):
-            return admitted
-        for sequence in self._policy.order(self._waiting):
-            length = min(budget, _work(sequence))
-            if not (length > 0 and self._free_slots and self._can_start(sequence, length)):
-                break
-            del self._waiting[sequence]
-            self._running[sequence] = None
-            sequence.state, sequence.slot = RequestState.RUNNING, self._free_slots.pop()
-            chunks[sequence] = self._advance(sequence, length)
-            budget -= length
-            admitted.append(sequence)
-        return admitted
-
-    def _can_start(self, sequence: Sequence, length: int) -> bool:
-        if sequence.num_pending:  # Preempted, with a token still on its way from the device.
-            return False
-        work, largest = _work(sequence), self._engine.max_num_batched_tokens
-        # What it generated may have made a preempted sequence longer than any step: then cut it.
-        if not self._engine.chunked_prefill and length < work <= largest:
-            return False
-        # Pages for all its tokens, not for this chunk alone: it would run dry and start over.
-        fits = self._blocks.can_grow(sequence.blocks, sequence.num_tokens)
-        if not fits and not self._running:
-            raise ResourceExhausted(
-                f"a sequence of {sequence.num_tokens} tokens cannot start although none runs: "
-                f"{self._blocks.num_free} of {self._blocks.num_total} KV pages are free; release "
-                "the block tables that were forked, or raise EngineConfig.num_pages"
-            )
-        return fits
-
-    def _advance(self, sequence: Sequence, length: int) -> ScheduledChunk:
-        """Give a sequence the chunk's pages and count the chunk as done."""
-        start = sequence.num_scheduled
-        end = start + length
-        self._blocks.grow(sequence.blocks, end)
-        samples = end == sequence.num_tokens and not sequence.request.score_only
-        sequence.num_scheduled = end
-        sequence.num_pending += samples
-        return ScheduledChunk(sequence, start, length, samples)
-
-
-def _work(sequence: Sequence) -> int:
-    """Tokens that it could run now; none when its last token is already known or on its way."""
-    num_tokens = len(sequence.token_ids) + sequence.num_pending
-    if num_tokens >= sequence.max_len and not sequence.request.score_only:
-        return 0
-    return num_tokens - sequence.num_scheduled
-
-
-def _withdraw(chunks: dict[Sequence, ScheduledChunk], victim: Sequence) -> int:
-    """Take a victim's chunk back out of the step; returns the tokens that this leaves."""
-    chunk = chunks.pop(victim, None)
-    if chunk is None:
-        return 0
-    victim.num_pending -= chunk.samples
-    return chunk.length

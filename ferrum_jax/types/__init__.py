@@ -16,6 +16,7 @@ from ferrum_jax.types.errors import (
     UnsupportedError,
     WeightError,
 )
+from ferrum_jax.types.metrics import EngineMetrics, Percentiles
 from ferrum_jax.types.model import (
     Activation,
     AttentionConfig,
@@ -40,6 +41,7 @@ from ferrum_jax.types.output import (
 from ferrum_jax.types.request import FinishReason, Priority, Request, RequestState, Sequence
 from ferrum_jax.types.sampling import SamplingParams
 from ferrum_jax.types.schedule import Schedule, ScheduledChunk
+from ferrum_jax.types.snapshot import Snapshot
 from ferrum_jax.types.step import SamplingState, StepBatch, StepOutput, StepShape, TokenLogprobs
 from ferrum_jax.types.taps import SITES, Edit, Taps
 
@@ -56,6 +58,7 @@ __all__ = [
     "DeviceInfo",
     "Edit",
     "EngineConfig",
+    "EngineMetrics",
     "FerrumError",
     "FinishReason",
     "KVCache",
@@ -70,6 +73,7 @@ __all__ = [
     "ModelError",
     "NormKind",
     "NormPlacement",
+    "Percentiles",
     "Priority",
     "Request",
     "RequestError",
@@ -86,6 +90,7 @@ __all__ = [
     "SchedulerError",
     "Score",
     "Sequence",
+    "Snapshot",
     "StepBatch",
     "StepOutput",
     "StepShape",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from flax import struct
@@ -13,10 +14,18 @@ TRASH_PAGE = 0
 
 @struct.dataclass
 class LayerCache:
-    """Keys and values of one layer: two arrays `[P, page_size, K, H]`."""
+    """Keys and values of one layer: arrays `[P, page_size, K, H]`, and their scales if quantised.
+
+    Every leaf has the pages as its first axis. Quantised pages hold int8, or float8_e4m3fn as its
+    bits (uint8); an element is worth its value times the scale of its token and kv head.
+    """
 
     k_pages: jax.Array
     v_pages: jax.Array
+    k_scales: jax.Array | None = None
+    """float32 `[P, page_size, K]`; None (no leaf) when the keys are not quantised"""
+    v_scales: jax.Array | None = None
+    """the same for the values"""
 
 
 @struct.dataclass
@@ -44,6 +53,14 @@ class BlockTable:
     """The pages of one sequence, in the order of its tokens."""
 
     pages: list[int] = field(default_factory=list)
+    tail_shared: bool = False
+    """Whether the page that is written next may belong to others too, or be cached."""
+    digests: list[bytes] = field(default_factory=list)
+    """Chained content hashes of the leading full pages, as far as they were needed."""
+    num_cached: int = 0
+    """Leading pages that were offered to the prefix cache, or came from it."""
+    anchor: Any = None
+    """The prefix cache's own note of the last of them."""
 
     def __len__(self) -> int:
         return len(self.pages)

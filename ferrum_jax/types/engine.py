@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ferrum_jax.types.dtypes import DataType
 from ferrum_jax.types.errors import ConfigError, UnsupportedError
@@ -47,16 +50,35 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     """Tokens in one step, prefill chunks and decodes together."""
     policy: str = "fcfs"
+    """Who is admitted first and who gives way: fcfs, priority, fair_share, sjf or round_robin."""
+    ageing: float = 30.0
+    """Seconds of waiting that are worth one level of priority (policy `priority`), or 1,000 tokens
+    less of expected work (`sjf`)."""
+    client_weights: tuple[tuple[str, float], ...] = ()
+    """Shares of the clients under `fair_share`; a mapping or pairs. Clients not named weigh 1."""
+    quantum: int = 64
+    """Tokens that a sequence generates before it gives its slot to one that waits, under
+    `round_robin`."""
+    max_waiting: int | None = None
+    """Sequences that may wait; a request beyond that is refused. None: any number."""
     chunked_prefill: bool = True
     """Whether a prompt may be cut over several steps; without it a prompt must fit one step."""
     prefix_caching: bool = False
+    """Keep full pages by their content when their sequences end, and share them."""
     eviction: str = "lru"
+    """Which cached page without an owner is given up first: lru, fifo or clock."""
     preemption: str = "recompute"
+    """What a sequence that gives way does: compute its tokens anew, or `swap` them to host memory
+    and back."""
+    swap_space: float = 4.0
+    """GiB of host memory for swapped pages; a sequence beyond that computes anew."""
     kv_dtype: str = "auto"
     """dtype of the cache; `auto`: that of the weights."""
     quantization: str | None = None
     attention: str = "auto"
     batch_invariant: bool = False
+    """Logprobs and tokens with the same bits whatever shares the batch: every step runs in tiles of
+    one fixed shape (`runtime/tiles.py`)."""
     speculative: str | None = None
     mesh: tuple[int, ...] | None = None
     compile_cache_dir: str | None = None
@@ -65,7 +87,10 @@ class EngineConfig:
     """Dispatch a step before the tokens of the one before have reached the host."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "client_weights", _weights(self.client_weights))
         self._check_ranges()
+        self._check_numbers()
+        self._check_choices()
         self._check_supported()
 
     def _check_ranges(self) -> None:
@@ -75,25 +100,38 @@ class EngineConfig:
             ("max_model_len", 1, 2**24),
             ("max_num_seqs", 1, 65_536),
             ("max_num_batched_tokens", 1, 2**20),
+            ("quantum", 1, 2**24),
+            ("max_waiting", 1, 2**31 - 1),
         ):
             value = getattr(self, name)
-            if value is None and name in ("num_pages", "max_model_len"):
+            if value is None and name in ("num_pages", "max_model_len", "max_waiting"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(
                     f"EngineConfig.{name} is {value!r}; it must be an integer from {low} to {high}"
                 )
-        fraction = self.memory_fraction
-        if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-            raise ConfigError(
-                f"EngineConfig.memory_fraction is {fraction!r}; it must be above 0 and at most 1"
-            )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"EngineConfig.max_num_batched_tokens is {self.max_num_batched_tokens}, below "
                 f"max_num_seqs = {self.max_num_seqs}; a decode step needs one token per sequence, "
                 "so raise the first or lower the second"
             )
+
+    def _check_numbers(self) -> None:
+        for name, low, high in (
+            ("memory_fraction", 0.0, 1.0),
+            ("ageing", 0.0, 1e9),
+            ("swap_space", 0.0, 2.0**20),
+        ):
+            value = getattr(self, name)
+            least = low if name == "swap_space" else math.nextafter(low, 1)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"EngineConfig.{name} is {value!r}; it must be a number")
+            if not least <= value <= high:
+                bound = "from 0 to" if name == "swap_space" else "above 0 and at most"
+                raise ConfigError(f"EngineConfig.{name} is {value!r}; it must be {bound} {high:g}")
+
+    def _check_choices(self) -> None:
         for name, choices in (
             ("policy", POLICIES),
             ("attention", ATTENTIONS),
@@ -105,19 +143,19 @@ class EngineConfig:
                     f"EngineConfig.{name} is {getattr(self, name)!r}; "
                     f"choose one of {', '.join(choices)}"
                 )
+        for name in ("chunked_prefill", "prefix_caching", "batch_invariant", "run_ahead"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"EngineConfig.{name} is {getattr(self, name)!r}; it must be True or False"
+                )
         if self.kv_dtype != "auto":
-            DataType.parse(self.kv_dtype)
+            DataType.parse_cache(self.kv_dtype)
 
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""
         for name, supported in (
-            ("policy", ("fcfs",)),
-            ("prefix_caching", (False,)),
-            ("eviction", ("lru",)),
-            ("preemption", ("recompute",)),
             ("quantization", (None,)),
             ("attention", ("auto", "xla")),
-            ("batch_invariant", (False,)),
             ("speculative", (None,)),
             ("mesh", (None,)),
         ):
@@ -126,3 +164,25 @@ class EngineConfig:
                     f"EngineConfig.{name} = {getattr(self, name)!r} is not supported in this "
                     f"version; use {' or '.join(repr(v) for v in supported)}"
                 )
+
+
+def _weights(given: Any) -> tuple[tuple[str, float], ...]:
+    """Clients and their weights as sorted pairs, so that equal settings compare and hash equal."""
+    pairs = given.items() if isinstance(given, Mapping) else given
+    message = (
+        f"EngineConfig.client_weights is {given!r}; it must map names of clients to weights "
+        "above 0, as in {'research': 3.0}"
+    )
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise ConfigError(message)
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ConfigError(message)
+        weight = pair[1]
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise ConfigError(message)
+        if not 0 < weight < math.inf:
+            raise ConfigError(message)
+        weights[pair[0]] = float(weight)
+    return tuple(sorted(weights.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,17 +36,60 @@ class Completion:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Times of one request, in seconds on a monotonic clock."""
+    """What one request took; times in seconds on a monotonic clock, None where not reached."""
 
     arrival: float
     first_scheduled: float | None = None
     first_token: float | None = None
+    """When the host read the first token of whichever completion came first."""
     finished: float | None = None
+    token_times: tuple[float, ...] = ()
+    """When the host read each token of completion 0."""
     num_preemptions: int = 0
+    """Of all completions, `num_swaps` among them."""
+    num_swaps: int = 0
+    """Preemptions that moved pages to host memory in place of computing the tokens again."""
+    cached_tokens: int = 0
+    """Tokens taken over from cached or shared pages, not computed: the sum over completions."""
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    """Of all completions."""
+
+    @property
+    def queue_time(self) -> float | None:
+        """Seconds from the arrival to the first step."""
+        return _between(self.arrival, self.first_scheduled)
+
+    @property
+    def prefill_time(self) -> float | None:
+        """Seconds from the first step to the first token."""
+        return _between(self.first_scheduled, self.first_token)
+
+    @property
+    def decode_time(self) -> float | None:
+        """Seconds from the first token to the end."""
+        return _between(self.first_token, self.finished)
 
     @property
     def time_to_first_token(self) -> float | None:
-        return None if self.first_token is None else self.first_token - self.arrival
+        """Seconds from the arrival to the first token."""
+        return _between(self.arrival, self.first_token)
+
+    @property
+    def total_time(self) -> float | None:
+        """Seconds from the arrival to the end."""
+        return _between(self.arrival, self.finished)
+
+    @property
+    def inter_token_latencies(self) -> tuple[float, ...]:
+        """Seconds between successive tokens of completion 0; one fewer than its tokens."""
+        return tuple(after - before for before, after in pairwise(self.token_times))
+
+    @property
+    def mean_inter_token_latency(self) -> float | None:
+        """Seconds; None with fewer than two tokens."""
+        gaps = len(self.token_times) - 1
+        return (self.token_times[-1] - self.token_times[0]) / gaps if gaps > 0 else None
 
 
 @dataclass(frozen=True)
@@ -87,3 +131,7 @@ class Score:
     def total(self) -> float:
         """Sum over all tokens but the first, in nats."""
         return float(np.sum(self.logprobs[1:], dtype=np.float64))
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else end - start

@@ -36,6 +36,8 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """`max_tokens` or `max_model_len`."""
     ABORT = "abort"
+    TIMEOUT = "timeout"
+    """The request's deadline passed."""
     ERROR = "error"
 
 
@@ -48,6 +50,12 @@ class Request:
     params: SamplingParams
     prompt: str | None = None
     priority: Priority = Priority.NORMAL
+    client: str = ""
+    """Whom the work is for: the fair-share policy divides the engine between clients."""
+    deadline: float | None = None
+    """When the request ends as `FinishReason.TIMEOUT`, in seconds on the clock of `arrival`."""
+    cache_salt: str = ""
+    """Cached pages are shared between requests of one salt only."""
     score_only: bool = False
     """Compute the prompt's logprobs and generate nothing."""
     arrival: float = field(default_factory=time.monotonic)
@@ -75,13 +83,26 @@ class Sequence:
     slot: int | None = None
     num_scheduled: int = 0
     num_pending: int = 0
+    num_cached: int = 0
+    """Tokens whose keys and values were taken over from cached or shared pages, not computed."""
     num_preemptions: int = 0
+    num_swaps: int = 0
+    """How many of them moved its pages to host memory."""
+    queued: int = 0
+    """Its place in line: raised whenever it starts to wait."""
+    admitted_at: int = 0
+    """Tokens that were known when it last got its slot."""
+    swapped: bool = False
+    """Whether its first `num_scheduled` tokens lie in host memory, to be copied back."""
+    priority: Priority = Priority.NORMAL
+    """The request's, until `update_priority` changes it."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:
             self.token_ids = list(self.request.prompt_token_ids)
+        self.priority = self.request.priority
 
     @property
     def prompt_len(self) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ferrum_jax.types.request import Sequence
 
 
-@dataclass(frozen=True)
-class ScheduledChunk:
-    """Tokens `[start, start + length)` of a sequence."""
+class ScheduledChunk(NamedTuple):
+    """Tokens `[start, start + length)` of a sequence. (A tuple: a step makes one per row.)"""
 
     sequence: Sequence
     start: int
@@ -26,6 +26,13 @@ class Schedule:
     admitted: tuple[Sequence, ...] = ()
     """Sequences that were given a slot in this step; their state must reach the device."""
     preempted: tuple[Sequence, ...] = ()
+    swapped_out: tuple[tuple[Sequence, tuple[int, ...]], ...] = ()
+    """Preempted sequences and the pages that go to host memory, before anything is written."""
+    copies: tuple[tuple[Sequence, int, int], ...] = ()
+    """Pages to copy, (for whom, from, to), after the swapped ones were read: a sequence copies a
+    shared page before it writes to it."""
+    swapped_in: tuple[tuple[Sequence, tuple[int, ...]], ...] = ()
+    """Admitted sequences and the pages that come back from host memory, before the step runs."""
 
     @property
     def num_tokens(self) -> int:

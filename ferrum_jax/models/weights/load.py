@@ -30,17 +30,18 @@ def load_model(
     """The config and the parameters of a Hugging Face directory or hub id.
 
     Args:
-        dtype: of all parameters; they are cast as they are read.
+        dtype: of all parameters (float32, bfloat16 or float16); they are cast as they are read.
         progress: show a bar by bytes.
 
     Raises:
         ModelError, ConfigError, UnsupportedError, WeightError: as the parts that they name;
             nothing is left half-loaded.
     """
+    kind = DataType.parse(dtype)
     directory = resolve_checkpoint(path)
     config = load_config(directory)
     with open_checkpoint(directory) as source:
-        return config, load_params(config, source, DataType.parse(dtype), progress=progress)
+        return config, load_params(config, source, kind, progress=progress)
 
 
 def load_config(directory: Path) -> ModelConfig:

@@ -19,6 +19,7 @@ def save_weights(
 
     Raises:
         ModelError: the parameters do not fit the config.
+        ConfigError: `dtype` is not one of weights.
     """
     from safetensors.numpy import save_file
 

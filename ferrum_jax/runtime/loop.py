@@ -1,0 +1,222 @@
+"""The engine's loop: form a step, dispatch it, read the one before, hand out what it brought."""
+
+from __future__ import annotations
+
+import heapq
+import time
+
+import jax
+
+from ferrum_jax.interfaces import BlockManager, ModelExecutor
+from ferrum_jax.runtime.completion import CompletionBuilder
+from ferrum_jax.runtime.metrics import MetricsRecorder
+from ferrum_jax.runtime.results import StepResults
+from ferrum_jax.runtime.timeline import Timeline
+from ferrum_jax.runtime.tracker import RequestTracker
+from ferrum_jax.scheduler import ContinuousScheduler
+from ferrum_jax.types import (
+    DeviceError,
+    FinishReason,
+    RequestError,
+    Schedule,
+    Sequence,
+    StepOutput,
+    StreamDelta,
+)
+
+
+class StepLoop:
+    """Keeps account of every request until it is taken.
+
+    The completions of one request start with its first: when that has run its prompt, the others
+    fork from it and compute the prompt's last token only.
+    """
+
+    def __init__(
+        self,
+        scheduler: ContinuousScheduler,
+        executor: ModelExecutor,
+        blocks: BlockManager,
+        recorder: MetricsRecorder,
+        *,
+        run_ahead: bool,
+    ):
+        self._scheduler, self._executor, self._blocks = scheduler, executor, blocks
+        self._recorder, self._run_ahead = recorder, run_ahead
+        self.timeline: Timeline | None = None
+        self.running: dict[int, RequestTracker] = {}
+        self.done: dict[int, RequestTracker] = {}
+        self._followers: dict[int, list[Sequence]] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._in_flight: tuple[Schedule, StepOutput] | None = None
+        self._deltas: list[StreamDelta] = []
+        self._broken_off = False
+
+    def track(self, tracker: RequestTracker) -> None:
+        """Take a new request in; its first sequence is queued by the caller."""
+        request = tracker.request
+        self.running[request.request_id] = tracker
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.request_id))
+        if len(tracker.builders) > 1:
+            followers = [builder.sequence for builder in tracker.builders[1:]]
+            self._followers[request.request_id] = followers
+
+    def step(self) -> list[StreamDelta]:
+        """Dispatch the next step and read the one before.
+
+        Raises:
+            DeviceError: the device failed; what ran ends with an error at the next call.
+        """
+        self.recover()
+        self._broken_off = True
+        started = time.monotonic()
+        try:
+            self._step(started)
+        except jax.errors.JaxRuntimeError as error:
+            raise DeviceError(
+                f"the device failed while running a step: {error}; if memory ran out, lower "
+                "EngineConfig.memory_fraction, num_pages or max_num_batched_tokens"
+            ) from error
+        self._broken_off = False
+        self._recorder.note_step_end(time.monotonic() - started)
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def settle(self) -> None:
+        """Read what is in flight: then every token is known."""
+        self.recover()
+        self._land()
+
+    def recover(self) -> None:
+        """After an exception broke a step off, at whatever point: nothing that ran can go on."""
+        if not self._broken_off:
+            return
+        self._in_flight, self._broken_off = None, False
+        for tracker in list(self.running.values()):
+            tracker.fail("the step that ran this request was broken off")
+            self.stop(tracker.request.request_id, FinishReason.ERROR)
+        self._scheduler.drop_all_pages()
+        self._blocks.clear_prefixes()
+        self._executor.reset()
+
+    def stop(self, request_id: int, reason: FinishReason) -> None:
+        """End a request wherever it stands; one that has ended is left alone."""
+        tracker = self.running.get(request_id)
+        if tracker is None:
+            return
+        self._followers.pop(request_id, None)
+        for builder in tracker.builders:
+            if not builder.sequence.finished:
+                self._end(tracker, builder, builder.finish(reason))
+
+    def builder(self, request_id: int, index: int) -> CompletionBuilder:
+        """A completion that has not ended.
+
+        Raises:
+            RequestError: there is none such.
+        """
+        tracker = self.running.get(request_id)
+        builders = [] if tracker is None else tracker.builders
+        if not 0 <= index < len(builders) or builders[index].sequence.finished:
+            raise RequestError(
+                f"request {request_id} has no completion {index} that is still running"
+            )
+        return builders[index]
+
+    def _step(self, started: float) -> None:
+        while self._deadlines and self._deadlines[0][0] <= started:
+            self.stop(heapq.heappop(self._deadlines)[1], FinishReason.TIMEOUT)
+        schedule = self._scheduler.schedule()
+        for sequence in schedule.admitted:
+            self.running[sequence.request.request_id].note_scheduled()
+        output = self._executor.execute(schedule)
+        if self._followers:
+            self._fork_followers(schedule)
+        self._recorder.note_step(schedule, started=started, free_pages=self._blocks.num_free)
+        landed, self._in_flight = self._in_flight, None if output is None else (schedule, output)
+        if landed is not None:
+            self._collect(*landed)
+        if not self._run_ahead:
+            self._land()
+        if self.timeline is not None:
+            self._draw(schedule, started)
+
+    def _land(self) -> None:
+        landed, self._in_flight = self._in_flight, None
+        if landed is not None:
+            self._collect(*landed)
+
+    def _draw(self, schedule: Schedule, started: float) -> None:
+        assert self.timeline is not None
+        self.timeline.record(
+            schedule,
+            started,
+            time.monotonic(),
+            self._scheduler.num_running,
+            self._scheduler.num_waiting,
+            self._blocks.num_total - self._blocks.num_free,
+        )
+
+    def _fork_followers(self, schedule: Schedule) -> None:
+        """Start the other completions of requests whose prompt this step completes."""
+        for chunk in schedule.chunks:
+            leader = chunk.sequence
+            request_id, known = leader.request.request_id, leader.prompt_len - 1
+            if leader.num_scheduled > known and leader.index == 0:
+                for follower in self._followers.pop(request_id, ()):
+                    self._scheduler.fork(leader.blocks, known, follower)
+
+    def _collect(self, schedule: Schedule, output: StepOutput) -> None:
+        """Read a step's results and hand them to their sequences."""
+        results = StepResults(schedule, output)
+        for row, chunk in enumerate(schedule.chunks):
+            sequence = chunk.sequence
+            if chunk.samples:
+                sequence.num_pending -= 1
+            if sequence.finished:
+                continue
+            tracker = self.running[sequence.request.request_id]
+            builder = tracker.builders[sequence.index]
+            end = chunk.start + chunk.length
+            if results.failed[row]:
+                tracker.fail(
+                    "the model's logits were not finite (nan or infinity) after token "
+                    f"{end}; check the weights, the dtype and the edits"
+                )
+                self._end(tracker, builder, builder.finish(FinishReason.ERROR))
+                continue
+            if tracker.prompt_scores is not None:
+                results.fill(tracker.prompt_scores, row)
+            if chunk.samples:
+                self._push(tracker, builder, results, row)
+            elif sequence.request.score_only and end == len(sequence.token_ids):
+                self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
+
+    def _push(
+        self, tracker: RequestTracker, builder: CompletionBuilder, results: StepResults, row: int
+    ) -> None:
+        sequence, token = builder.sequence, results.tokens[row]
+        wanted = sequence.request.params.logprobs
+        sequence.token_ids.append(token)
+        tracker.note_token(sequence.index)
+        text = builder.push(token, None if wanted is None else results.logprobs(row, wanted))
+        if sequence.finish_reason is not None:
+            self._end(tracker, builder, text)
+        elif builder.streams:
+            self._deltas.append(builder.delta(text))
+
+    def _end(self, tracker: RequestTracker, builder: CompletionBuilder, text: str) -> None:
+        """Free what a sequence holds, and the request when it was its last."""
+        sequence, request_id = builder.sequence, tracker.request.request_id
+        self._scheduler.finish(sequence)
+        self._executor.forget(sequence)
+        self._deltas.append(builder.delta(text))
+        tracker.unfinished.discard(sequence.index)
+        # Whoever waited for this one's prompt computes it alone.
+        for follower in self._followers.pop(request_id, ()) if sequence.index == 0 else ():
+            self._scheduler.add(follower)
+        if tracker.finished:
+            self.done[request_id] = self.running.pop(request_id)
+            reasons = [b.sequence.finish_reason for b in tracker.builders]
+            self._recorder.note_finished(tracker.metrics(), [r for r in reasons if r is not None])

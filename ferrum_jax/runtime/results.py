@@ -1,0 +1,52 @@
+"""A step's output on the host, moved there as far as somebody asks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+
+from ferrum_jax.runtime.tracker import HostLogprobs, PromptScores
+from ferrum_jax.types import Logprob, Schedule, StepOutput, TokenLogprobs
+
+
+class StepResults:
+    """What each row of a step brought. Making it waits for the step to end."""
+
+    def __init__(self, schedule: Schedule, output: StepOutput):
+        self._schedule, self._output = schedule, output
+        self.tokens: list[int] = np.asarray(output.tokens).tolist()
+        self.failed: list[bool] = np.asarray(output.failed).tolist()
+
+    def logprobs(self, row: int, count: int) -> dict[int, Logprob]:
+        """The sampled token's entry and those of the `count` likeliest."""
+        return self._sampled.table(row, self.tokens[row], count)
+
+    def fill(self, scores: PromptScores, row: int) -> None:
+        """Put a row's share of the prompt's logprobs in its place, where the step scored any."""
+        if self._output.prompt is not None:
+            scores.fill(self._schedule.chunks[row], self._starts[row], self._prompt)
+
+    @cached_property
+    def _sampled(self) -> HostLogprobs:
+        return _to_host(self._output.logprobs)
+
+    @cached_property
+    def _prompt(self) -> HostLogprobs:
+        assert self._output.prompt is not None
+        return _to_host(self._output.prompt)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each row's tokens begin on the flat token axis."""
+        return list(accumulate((chunk.length for chunk in self._schedule.chunks), initial=0))
+
+
+def _to_host(values: TokenLogprobs) -> HostLogprobs:
+    return HostLogprobs(
+        chosen=np.asarray(values.chosen),
+        rank=np.asarray(values.rank),
+        top_ids=np.asarray(values.top_ids),
+        top=np.asarray(values.top),
+    )

@@ -1,0 +1,164 @@
+"""The batch-invariant step: every token runs as a row of one fixed shape.
+
+XLA chooses the order of a sum by the shapes of its operands, so the same token may get other bits
+in a batch of another size. Within one shape rows do not see each other. So the step is cut into
+tiles of `TILE_ROWS` tokens, and a loop, whose number of turns is data, runs each tile through the
+whole model: embedding, layers, cache, logits, sampling and logprobs. A token of a prefill chunk is
+a row like one that is decoded or scored, with its own walk over its own pages; hence nothing that
+it is batched with, and no cut of its prompt, can change a bit of it.
+
+What is fixed by construction: the shape of every product and sum; the number of keys in a block of
+attention, and the order of the blocks. What is relied on, and tested: that XLA gives a row of one
+shape the same bits wherever the row stands.
+
+Dimension key: T tokens of the step, R rows of the step (sequences), X tokens of a tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from ferrum_jax.attention import BindAttention, paged_meta
+from ferrum_jax.models import Params, forward, unembed
+from ferrum_jax.runtime.step import append_sampled, logprobs_if_wanted
+from ferrum_jax.sampler import num_logprobs_wanted, rows_failed, sample
+from ferrum_jax.types import (
+    KVCache,
+    ModelConfig,
+    SamplingState,
+    StepBatch,
+    StepOutput,
+    StepShape,
+    Taps,
+    TokenLogprobs,
+)
+from ferrum_jax.types.sampling import MAX_LOGPROBS
+
+TILE_ROWS = 16
+"""Tokens of a tile. Fewer make prefill dearer, more make decodes of few sequences dearer."""
+
+
+def run_tiled_step(
+    params: Params,
+    cache: KVCache,
+    batch: StepBatch,
+    sampling: SamplingState,
+    taps: Taps,
+    *,
+    config: ModelConfig,
+    shape: StepShape,
+    bind: BindAttention,
+) -> tuple[KVCache, StepOutput]:
+    """`run_step` in tiles: the same arguments and results, and the work follows the tokens.
+
+    `StepOutput.prompt` is always there; what no row asks for is zero.
+    """
+    padded = -(-shape.tokens // TILE_ROWS) * TILE_ROWS
+    padding_slot = sampling.history.shape[0] - 1
+    tokens = _one_row_each(batch, padded, padding_slot)
+    scored_T = (sampling.num_prompt_logprobs[tokens.slots] >= 0) & (
+        tokens.context_lens < sampling.prompt_lens[tokens.slots]
+    )
+
+    def run(index: Array, carry: tuple) -> tuple:
+        cache, results = carry
+        first = index * TILE_ROWS
+        starts = jnp.minimum(jnp.arange(TILE_ROWS + 1), batch.query_starts[-1] - first)
+        tile, scored_X = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, first, TILE_ROWS),
+            (tokens, scored_T),
+        )
+        tile = replace(tile, query_starts=starts.astype(jnp.int32))
+        cache, result = _tile(
+            params, cache, tile, scored_X, sampling, taps, config=config, bind=bind
+        )
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
+        return cache, jax.tree.map(put, results, result)
+
+    num_tiles = -(-batch.query_starts[-1] // TILE_ROWS)
+    start = (cache, _nothing(padded, min(MAX_LOGPROBS, config.vocab_size)))
+    cache, (tokens_T, failed_T, logprobs) = jax.lax.fori_loop(0, num_tiles, run, start)
+    last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
+    tokens_R = tokens_T[last_R]
+    return cache, StepOutput(
+        tokens=tokens_R,
+        logprobs=jax.tree.map(lambda x: x[last_R], logprobs),
+        failed=failed_T[last_R] & (batch.context_lens > 0),
+        prompt=logprobs,
+        sampling=replace(sampling, history=append_sampled(sampling.history, batch, tokens_R)),
+    )
+
+
+def _one_row_each(batch: StepBatch, num_tokens: int, padding_slot: int) -> StepBatch:
+    """The step's tokens as rows of one token each; padding has the padding's slot, context 0."""
+    num_rows = batch.slots.shape[0]
+    index = jnp.arange(num_tokens, dtype=jnp.int32)
+    rows = jnp.searchsorted(batch.query_starts[1:], index, side="right").astype(jnp.int32)
+    valid = rows < num_rows
+    rows = jnp.minimum(rows, num_rows - 1)
+    behind = batch.query_starts[rows + 1] - 1 - index
+    return StepBatch(
+        slots=jnp.where(valid, batch.slots[rows], padding_slot),
+        query_starts=index,  # each tile has its own
+        context_lens=jnp.where(valid, batch.context_lens[rows] - behind, 0),
+        samples=valid & (behind == 0) & batch.samples[rows],
+        block_tables=jnp.where(valid[:, None], batch.block_tables[rows], 0),
+    )
+
+
+def _tile(
+    params: Params,
+    cache: KVCache,
+    tile: StepBatch,
+    scored_X: Bool[Array, " X"],
+    sampling: SamplingState,
+    taps: Taps,
+    *,
+    config: ModelConfig,
+    bind: BindAttention,
+) -> tuple[KVCache, tuple[Array, Array, TokenLogprobs]]:
+    """One tile through the model: sampled tokens, failures, and logprobs of each row's next token.
+
+    The next token of a row is the sampled one, or the one that its prompt goes on with.
+    """
+    meta = paged_meta(tile, TILE_ROWS, cache.page_size, fixed_blocks=True)
+    tokens_X = sampling.history[tile.slots, meta.positions]
+    hidden_XD, next_cache = forward(
+        params, tokens_X, meta.positions, cache, config=config, attend=bind(meta), taps=taps
+    )
+    assert next_cache is not None
+
+    def read_out() -> tuple[Array, Array, TokenLogprobs]:
+        logits_XV = unembed(params, hidden_XD, config, taps=taps)
+        sampled_X = sample(logits_XV, sampling, tile.slots, tile.context_lens, tile.samples)
+        following_X = sampling.history[tile.slots, tile.context_lens]
+        wanted = jnp.maximum(
+            num_logprobs_wanted(sampling, tile.slots, tile.samples),
+            jnp.max(jnp.where(scored_X, sampling.num_prompt_logprobs[tile.slots], -1)),
+        )
+        target_X = jnp.where(tile.samples, sampled_X, following_X)
+        logprobs = logprobs_if_wanted(logits_XV, target_X, wanted)
+        return sampled_X, rows_failed(logits_XV), logprobs
+
+    nothing = _nothing(TILE_ROWS, min(MAX_LOGPROBS, config.vocab_size))
+    wanted_here = jnp.any(tile.samples | scored_X)
+    return next_cache, jax.lax.cond(wanted_here, read_out, lambda: nothing)
+
+
+def _nothing(count: int, num_alternatives: int) -> tuple[Array, Array, TokenLogprobs]:
+    """Results of `count` tokens that nobody asked for."""
+    return (
+        jnp.zeros(count, jnp.int32),
+        jnp.zeros(count, bool),
+        TokenLogprobs(
+            chosen=jnp.zeros(count, jnp.float32),
+            rank=jnp.zeros(count, jnp.int32),
+            top_ids=jnp.zeros((count, num_alternatives), jnp.int32),
+            top=jnp.zeros((count, num_alternatives), jnp.float32),
+        ),
+    )

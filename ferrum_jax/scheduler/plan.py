@@ -1,0 +1,52 @@
+"""A step while it is being formed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ferrum_jax.types import Schedule, ScheduledChunk, Sequence
+
+Pages = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """What has been decided so far; a sequence that gives way is taken out again."""
+
+    budget: int
+    """Tokens that the step still has room for."""
+    swapped_out: list[tuple[Sequence, Pages]]
+    chunks: dict[Sequence, ScheduledChunk] = field(default_factory=dict)
+    copies: dict[Sequence, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    admitted: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    swapped_in: list[tuple[Sequence, Pages]] = field(default_factory=list)
+
+    def put(self, sequence: Sequence, start: int, end: int) -> None:
+        """Let a sequence run tokens `[start, end)`, and count them as done."""
+        tokens = len(sequence.token_ids) + sequence.num_pending
+        samples = end == tokens and not sequence.request.score_only
+        self.chunks[sequence] = ScheduledChunk(sequence, start, end - start, samples)
+        self.budget -= end - start
+        sequence.num_scheduled = end
+        sequence.num_pending += samples
+
+    def withdraw(self, sequence: Sequence) -> bool:
+        """Take a sequence's chunk back; whether a page was going to be copied for it."""
+        chunk = self.chunks.pop(sequence, None)
+        if chunk is not None:
+            self.budget += chunk.length
+            sequence.num_scheduled = chunk.start
+            sequence.num_pending -= chunk.samples
+        return self.copies.pop(sequence, None) is not None
+
+    def schedule(self) -> Schedule:
+        """The finished plan."""
+        return Schedule(
+            chunks=tuple(self.chunks.values()),
+            admitted=tuple(self.admitted),
+            preempted=tuple(self.preempted),
+            swapped_out=tuple(self.swapped_out),
+            copies=tuple((s, *copy) for s, copies in self.copies.items() for copy in copies),
+            swapped_in=tuple(self.swapped_in),
+        )
