@@ -52,7 +52,11 @@ class FIFO:
             self._births[page] = self._born
             self._born += 1
         self._idle.add(page)
-        heapq.heappush(self._heap, (self._births[page], page))
+        if len(self._heap) > 2 * len(self._births) + 16:
+            self._heap = [(self._births[page], page) for page in self._idle]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (self._births[page], page))
 
     def remove(self, page: int) -> None:
         self._idle.remove(page)
@@ -62,7 +66,8 @@ class FIFO:
         self._births.pop(page, None)
 
     def victim(self) -> int | None:
-        # Entries of pages that left stay in the heap until they come to its top.
+        # Entries of pages that left stay in the heap until they come to its top, or `add` finds
+        # that most of it is such.
         while self._heap:
             birth, page = self._heap[0]
             if page in self._idle and self._births[page] == birth:

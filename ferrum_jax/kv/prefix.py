@@ -23,8 +23,8 @@ def hash_page(before: bytes, tokens: Sequence[int]) -> bytes:
 
 
 def root_digest(salt: str) -> bytes:
-    """Where the chain of a salt starts."""
-    return hashlib.sha256(b"salt " + salt.encode()).digest()
+    """Where the chain of a salt starts; any text is one, unpaired surrogates too."""
+    return hashlib.sha256(b"salt " + salt.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(eq=False)
@@ -34,9 +34,9 @@ class CachedPage:
     page: int
     digest: bytes
     tokens: tuple[int, ...]
-    before: CachedPage | None
+    before: CachedPage | None = field(repr=False)
     salt: str
-    after: set[CachedPage] = field(default_factory=set)
+    after: set[CachedPage] = field(default_factory=set, repr=False)
 
     def holds(self, tokens: tuple[int, ...], before: CachedPage | None, salt: str) -> bool:
         """Whether this is the page of those tokens, behind the same page, under the same salt."""
@@ -99,11 +99,14 @@ class PrefixCache:
 
         Returns:
             The entry of that content, which may be another page's; None where it cannot be
-            found again: other content has its digest, or the page before it was evicted.
+            found again: other content has its digest, the page before it was evicted, or the
+            page is known under another salt (it was shared by a fork), and one entry is enough.
         """
         entry = self._by_digest.get(digest)
         if entry is not None:
             return entry if entry.holds(tokens, before, salt) else None
+        if page in self._by_page:
+            return None
         if before is not None and self._by_page.get(before.page) is not before:
             return None
         entry = CachedPage(page, digest, tokens, before, salt)

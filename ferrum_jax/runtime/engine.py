@@ -154,6 +154,7 @@ class Engine:
         cache_salt: str = "",
         score_only: bool = False,
         streams: bool = False,
+        keep: bool = False,
         after: Snapshot | None = None,
     ) -> int:
         """Queue a request and return its id.
@@ -165,6 +166,8 @@ class Engine:
             cache_salt: cached pages are shared only between requests of one salt.
             score_only: compute the prompt's logprobs, generate nothing.
             streams: decode the text as it comes, for `step`'s deltas.
+            keep: let every completion that ends for its length leave a snapshot, in
+                `take_tracker(id).snapshots`.
             after: a snapshot whose tokens the prompt begins with; its pages are shared.
 
         Raises:
@@ -192,7 +195,7 @@ class Engine:
         )
         sequences = self._intake.sequences(request)
         self._scheduler.check_queue(len(sequences))
-        self._loop.track(self._tracker(request, sequences, streams))
+        self._loop.track(self._tracker(request, sequences, streams, keep))
         if after is not None and after.num_scheduled:
             known = min(after.num_scheduled, len(request.prompt_token_ids) - 1)
             self._scheduler.fork(after.blocks, known, sequences[0])
@@ -265,16 +268,7 @@ class Engine:
         Raises:
             RequestError: there is no such completion that has not ended.
         """
-        sequence = self._settled(request_id, index).sequence
-        known = 0 if sequence.swapped else min(sequence.num_scheduled, len(sequence.token_ids) - 1)
-        snapshot = Snapshot(
-            token_ids=tuple(sequence.token_ids),
-            prompt_len=sequence.prompt_len,
-            cache_salt=sequence.request.cache_salt,
-            num_scheduled=known,
-        )
-        self._scheduler.hold(snapshot, sequence.blocks)
-        return snapshot
+        return self._scheduler.snapshot(self._settled(request_id, index).sequence)
 
     def resume(self, snapshot: Snapshot, params: SamplingParams, **options: Any) -> int:
         """A request whose prompt is the snapshot's tokens; `options` are those of `add`."""
@@ -350,7 +344,7 @@ class Engine:
         return self._loop.builder(request_id, index)
 
     def _tracker(
-        self, request: Request, sequences: list[RunningSequence], streams: bool
+        self, request: Request, sequences: list[RunningSequence], streams: bool, keeps: bool = False
     ) -> RequestTracker:
         count = request.params.prompt_logprobs
         return RequestTracker(
@@ -359,4 +353,5 @@ class Engine:
                 CompletionBuilder(s, self._tokenizer, self._eos, s.seed, streams) for s in sequences
             ],
             prompt_scores=None if count is None else PromptScores(request.prompt_token_ids, count),
+            keeps=keeps,
         )

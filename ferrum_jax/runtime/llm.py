@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from ferrum_jax.attention import dense_attention
 from ferrum_jax.interfaces import Tokenizer
@@ -20,14 +19,20 @@ from ferrum_jax.models import Params, check_params, forward, unembed
 from ferrum_jax.models.weights.files import read_json
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_model
+from ferrum_jax.runtime.branch import Branch, Worth, search
+from ferrum_jax.runtime.driver import Driver
 from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.intake import checked_token_ids
+from ferrum_jax.runtime.lengths import length_bound, max_model_len
+from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
+from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.tokenizer import load_tokenizer
 from ferrum_jax.types import (
-    ConfigError,
     EngineConfig,
     FerrumError,
     ModelConfig,
+    Priority,
     RequestError,
     RequestOutput,
     SamplingParams,
@@ -38,10 +43,8 @@ from ferrum_jax.types import (
     UnsupportedError,
 )
 
-Prompt = str | Sequence[int]
+Level = Priority | int | str
 DEMO_MODEL = Path(__file__).parent.parent / "demo_model"
-LONGEST_DEFAULT = 8192
-"""`max_model_len` where neither the caller nor a shorter model sets it."""
 
 
 class LLM:
@@ -68,9 +71,9 @@ class LLM:
         self.tokenizer = tokenizer
         self.engine_config = engine or EngineConfig()
         self.eos_token_ids = tuple(eos_token_ids)
-        self.max_model_len = _max_model_len(config, self.engine_config)
+        self.max_model_len = max_model_len(config, self.engine_config)
         self._engine: Engine | None = None
-        self._streams: dict[int, deque[StreamDelta]] = {}
+        self._driver: Driver | None = None
 
     @classmethod
     def load(
@@ -114,7 +117,7 @@ class LLM:
         """The engine, with its cache; made when it is first needed."""
         if self._engine is None:
             config = self.config
-            if _length_bound(config) is not None:
+            if length_bound(config) is not None:
                 config = replace(config, rope_length=self.max_model_len)
             self._engine = Engine(
                 config,
@@ -124,6 +127,7 @@ class LLM:
                 tokenizer=self.tokenizer,
                 eos_token_ids=self.eos_token_ids,
             )
+            self._driver = Driver(self._engine)
         return self._engine
 
     def generate(
@@ -132,6 +136,10 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         taps: Any = None,
+        priority: Level | Sequence[Level] = Priority.NORMAL,
+        client: str | Sequence[str] = "",
+        timeout: float | Sequence[float | None] | None = None,
+        cache_salt: str | Sequence[str] = "",
         progress: bool = False,
     ) -> list[RequestOutput]:
         """Continue prompts, all of them batched; the outputs are in the prompts' order.
@@ -139,27 +147,50 @@ class LLM:
         Args:
             prompts: texts or lists of token ids.
             params: one for all, or one per prompt; None: `SamplingParams()`.
+            priority, client: for the scheduling policies that ask (see `EngineConfig.policy`).
+            timeout: seconds after which a request ends as it stands, with reason `timeout`.
+            cache_salt: cached prefixes are shared only between requests of one salt.
+                These four are one for all, or one per prompt.
             progress: show a bar by requests, with tokens per second.
 
         Raises:
             RequestError: a wrong prompt or a wrong number of params; nothing runs then.
+            ResourceExhausted: a prompt that can never fit, or more than `max_waiting`.
         """
         _refuse_taps(taps)
         prompts = as_prompts(prompts)
-        each = _per_prompt(params or SamplingParams(), len(prompts))
-        ids = self._add_all(prompts, each)
-        self._run(ids, progress)
+        service = {
+            "params": SamplingParams() if params is None else params,
+            "priority": priority,
+            "client": client,
+            "timeout": timeout,
+            "cache_salt": cache_salt,
+        }
+        ids = self._add_all(prompts, service)
+        self._drive.run(ids, progress)
         return [self.engine.take(i) for i in ids]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, taps: Any = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        taps: Any = None,
+        **service: Any,
     ) -> Iterator[StreamDelta]:
-        """Continue one prompt and yield text as it comes; leaving the loop aborts the request."""
+        """Continue one prompt and yield text as it comes; leaving the loop aborts the request.
+
+        `service`: priority, client, timeout and cache_salt, as `generate` takes them.
+        """
         _refuse_taps(taps)
-        params = params or SamplingParams()
-        request = self.engine.add(self.encode(prompt), params, prompt=_text(prompt), streams=True)
-        self._streams[request] = deque()
-        return self._deltas_of(request)
+        request = self.engine.add(
+            self.encode(prompt),
+            params or SamplingParams(),
+            prompt=prompt_text(prompt),
+            streams=True,
+            **service,
+        )
+        return self._drive.stream(request)
 
     def score(
         self, texts: Prompt | Sequence[Prompt], *, taps: Any = None, progress: bool = False
@@ -168,8 +199,8 @@ class LLM:
         _refuse_taps(taps)
         texts = as_prompts(texts)
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0)
-        ids = self._add_all(texts, [params] * len(texts), score_only=True)
-        self._run(ids, progress)
+        ids = self._add_all(texts, {"params": params}, score_only=True)
+        self._drive.run(ids, progress)
         trackers = [self.engine.take_tracker(i) for i in ids]
         scores = []
         for tracker in trackers:
@@ -180,6 +211,68 @@ class LLM:
                 Score(list(tracker.request.prompt_token_ids), tracker.prompt_scores.chosen)
             )
         return scores
+
+    def branch(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        width: int = 4,
+        rounds: int = 3,
+        keep: int = 1,
+        score: Worth | None = None,
+        progress: bool = False,
+    ) -> list[Branch]:
+        """Search over continuations: sample, keep the best, branch from those, and so on.
+
+        In each round every kept branch is continued `width` times by up to `params.max_tokens`
+        tokens; of all continuations the `keep` best go on. Nothing is computed twice: branches
+        share the pages of what they have in common.
+
+        Args:
+            params: of each continuation; None: 16 tokens at temperature 1.
+            score: what a branch is worth; None: the mean logprob of its tokens.
+            progress: show a bar by rounds.
+
+        Returns:
+            The branches that were kept last and those that ended before, the best first. Each
+            knows its parent; `branch.path()` leads from the first round to it.
+
+        Raises:
+            RequestError: a wrong prompt, or a number below 1.
+        """
+        params = SamplingParams(max_tokens=16) if params is None else params
+        return search(
+            self.engine,
+            self.encode(prompt),
+            params,
+            width=width,
+            rounds=rounds,
+            keep=keep,
+            score=score,
+            run=self._drive.run,
+            progress=progress,
+        )
+
+    @contextmanager
+    def timeline(self) -> Iterator[Timeline]:
+        """Record who ran when, while the block runs.
+
+        with llm.timeline() as timeline:
+            llm.generate(prompts)
+        timeline.plot("timeline.png")
+        """
+        timeline = Timeline()
+        self.engine.record_timeline(timeline)
+        try:
+            yield timeline
+        finally:
+            self.engine.record_timeline(None)
+
+    @property
+    def metrics(self) -> EngineReport:
+        """What the engine has done: `print(llm.metrics.snapshot())`."""
+        return self.engine.metrics
 
     def logits(self, prompt: Prompt) -> np.ndarray:
         """float32 `[T, V]`: the next-token logits at every position, in one dense forward."""
@@ -217,7 +310,7 @@ class LLM:
 
     def close(self) -> None:
         """Free the engine's cache and programs; the next call makes them anew."""
-        self._engine = None
+        self._engine = self._driver = None
 
     def __enter__(self) -> Self:
         return self
@@ -225,18 +318,29 @@ class LLM:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    @property
+    def _drive(self) -> Driver:
+        assert self.engine is not None
+        assert self._driver is not None
+        return self._driver
+
     def _add_all(
-        self, prompts: Sequence[Prompt], params: Sequence[SamplingParams], *, score_only=False
+        self, prompts: Sequence[Prompt], service: dict[str, Any], *, score_only: bool = False
     ) -> list[int]:
         """Queue all prompts, or none if one of them is refused."""
+        count = len(prompts)
+        columns = {name: per_prompt(name, value, count) for name, value in service.items()}
         ids: list[int] = []
         try:
-            for i, (prompt, each) in enumerate(zip(prompts, params, strict=True)):
+            for i, prompt in enumerate(prompts):
+                each = {name: column[i] for name, column in columns.items()}
                 try:
-                    token_ids = self.encode(prompt)
                     ids.append(
                         self.engine.add(
-                            token_ids, each, prompt=_text(prompt), score_only=score_only
+                            self.encode(prompt),
+                            prompt=prompt_text(prompt),
+                            score_only=score_only,
+                            **each,
                         )
                     )
                 except FerrumError as error:
@@ -244,55 +348,9 @@ class LLM:
                         error.args = (f"prompt {i}: {error}",)
                     raise
         except BaseException:
-            self._abandon(ids)
+            self._drive.abandon(ids)
             raise
         return ids
-
-    def _run(self, ids: Sequence[int], progress: bool) -> None:
-        """Step until the requests have ended; if interrupted, abort them and leave."""
-        engine, waiting, tokens = self.engine, set(ids), 0
-        with tqdm(total=len(ids), unit="request", disable=not progress) as bar:
-            try:
-                while waiting:
-                    for delta in self._step():
-                        tokens += len(delta.token_ids)
-                        if delta.request_id in waiting and engine.is_done(delta.request_id):
-                            waiting.discard(delta.request_id)
-                            tokens += engine.num_scored(delta.request_id)
-                            bar.update()
-                    if progress and (elapsed := bar.format_dict["elapsed"]):
-                        bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
-            except BaseException:
-                self._abandon(ids)
-                raise
-
-    def _abandon(self, ids: Sequence[int]) -> None:
-        for i in ids:
-            self.engine.abort(i)
-            if self.engine.is_done(i):
-                self.engine.take_tracker(i)
-
-    def _deltas_of(self, request: int) -> Iterator[StreamDelta]:
-        engine, inbox = self.engine, self._streams[request]
-        try:
-            while inbox or not engine.is_done(request):
-                if not inbox:
-                    self._step()
-                while inbox:
-                    yield inbox.popleft()
-            if (error := engine.take_tracker(request).error) is not None:
-                raise RequestError(error)
-        finally:
-            del self._streams[request]
-            self._abandon([request])
-
-    def _step(self) -> list[StreamDelta]:
-        """Step the engine; what streams gained waits in their inboxes, whoever stepped."""
-        deltas = self.engine.step()
-        for delta in deltas:
-            if delta.request_id in self._streams:
-                self._streams[delta.request_id].append(delta)
-        return deltas
 
 
 @partial(jax.jit, static_argnames="config")
@@ -303,63 +361,12 @@ def _full_logits(params: Params, tokens, positions, *, config: ModelConfig):
     return unembed(params, hidden, config)
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A list of prompts from one or several; a list of integers is one prompt."""
-    if isinstance(prompts, str):
-        return [prompts]
-    listed: list[Any] = list(prompts)
-    if listed and all(isinstance(x, int | np.integer) for x in listed):
-        return [listed]
-    for prompt in listed:
-        if not isinstance(prompt, str) and not hasattr(prompt, "__iter__"):
-            raise RequestError(f"a prompt is {prompt!r}; give a text or a list of token ids")
-    return listed
-
-
-def _per_prompt(
-    params: SamplingParams | Sequence[SamplingParams], count: int
-) -> Sequence[SamplingParams]:
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise RequestError(f"{len(params)} SamplingParams for {count} prompts; give one or as many")
-    return params
-
-
 def _refuse_taps(taps: Any) -> None:
     if taps is not None:
         raise UnsupportedError(
             "taps on served requests are not supported in this version; "
             "use fj.forward_capture, which runs the same model"
         )
-
-
-def _text(prompt: Prompt) -> str | None:
-    return prompt if isinstance(prompt, str) else None
-
-
-def _length_bound(config: ModelConfig) -> int | None:
-    """The length up to which a length-dependent rope is that of the trained context."""
-    bounds = [
-        spec.attention.rope.scaling.original_max_positions
-        for spec in config.layers
-        if spec.attention.rope is not None and spec.attention.rope.scaling.depends_on_length
-    ]
-    return min(bounds, default=None)
-
-
-def _max_model_len(config: ModelConfig, engine: EngineConfig) -> int:
-    """The engine's limit: as asked for, else the model's, short of where its rope would change."""
-    if engine.max_model_len is not None:
-        has_rope = any(spec.attention.rope is not None for spec in config.layers)
-        if engine.max_model_len > config.max_positions and not has_rope:
-            raise ConfigError(
-                f"EngineConfig.max_model_len is {engine.max_model_len}; this model has "
-                f"{config.max_positions} positions"
-            )
-        return engine.max_model_len
-    bound = _length_bound(config)
-    return min(config.max_positions, LONGEST_DEFAULT, *([] if bound is None else [bound]))
 
 
 def _load_tokenizer(directory: Path) -> Tokenizer | None:

@@ -209,6 +209,8 @@ class StepLoop:
     def _end(self, tracker: RequestTracker, builder: CompletionBuilder, text: str) -> None:
         """Free what a sequence holds, and the request when it was its last."""
         sequence, request_id = builder.sequence, tracker.request.request_id
+        if tracker.keeps and sequence.finish_reason is FinishReason.LENGTH:
+            tracker.snapshots[sequence.index] = self._scheduler.snapshot(sequence)
         self._scheduler.finish(sequence)
         self._executor.forget(sequence)
         self._deltas.append(builder.delta(text))

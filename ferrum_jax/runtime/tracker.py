@@ -14,6 +14,7 @@ from ferrum_jax.types import (
     Request,
     RequestOutput,
     ScheduledChunk,
+    Snapshot,
 )
 
 
@@ -80,6 +81,10 @@ class RequestTracker:
     request: Request
     builders: list[CompletionBuilder]
     prompt_scores: PromptScores | None
+    keeps: bool = False
+    """Whether a completion that ends for its length leaves a snapshot."""
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)
+    """By completion."""
     first_scheduled: float | None = None
     first_token: float | None = None
     token_times: list[float] = field(default_factory=list)

@@ -44,6 +44,7 @@ class ContinuousScheduler:
         # A dict as an ordered set: whatever ends or gives way is taken out in O(1).
         self._running: dict[Sequence, None] = {}
         self._waiting = WaitingQueue(policy)
+        self._members: dict[str, int] = {}  # of each group: sequences that have not ended
         self._holders: dict[Sequence | Snapshot, None] = {}
         self._free_slots = list(range(engine.max_num_seqs - 1, -1, -1))
         self._swapped_out: list[tuple[Sequence, Pages]] = []
@@ -80,15 +81,12 @@ class ContinuousScheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; `SchedulerError` if it is not new or could never end."""
-        if sequence.state is not RequestState.WAITING or sequence in self._waiting:
-            raise SchedulerError(
-                f"a sequence is added once, when new; this one is {sequence.state}"
-            )
-        check_can_end(sequence, self._max_model_len, self._blocks)
-        self._policy.join(sequence)
+        self._check_new(sequence)
+        group = self._policy.group(sequence)
+        self._members[group] = self._members.get(group, 0) + 1
+        if self._members[group] == 1:  # A group that has work already did not idle.
+            self._policy.join(sequence)
         self._waiting.push(sequence)
-        if sequence.blocks.pages:
-            self._holders[sequence] = None
 
     def fork(self, table: BlockTable, num_tokens: int, sequence: Sequence) -> None:
         """Queue a new sequence whose first `num_tokens` tokens lie in another one's pages."""
@@ -97,14 +95,22 @@ class ContinuousScheduler:
                 f"a fork of {sequence.num_tokens} tokens takes over at most all but the last, "
                 f"not {num_tokens}"
             )
+        self._check_new(sequence)
         sequence.blocks = self._blocks.fork(table, num_tokens)
         sequence.num_scheduled = sequence.num_cached = num_tokens
+        if sequence.blocks.pages:
+            self._holders[sequence] = None
         self.add(sequence)
 
-    def hold(self, snapshot: Snapshot, table: BlockTable) -> None:
-        """Let a snapshot share the pages of its first `num_scheduled` tokens, while they last."""
-        snapshot.blocks = self._blocks.fork(table, snapshot.num_scheduled)
+    def snapshot(self, sequence: Sequence) -> Snapshot:
+        """A sequence as it stands, its known tokens; it shares the pages, while they last."""
+        tokens = tuple(sequence.token_ids)
+        known = 0 if sequence.swapped else min(sequence.num_scheduled, len(tokens) - 1)
+        salt = sequence.request.cache_salt
+        snapshot = Snapshot(tokens, sequence.prompt_len, salt, known)
+        snapshot.blocks = self._blocks.fork(sequence.blocks, known)
         self._holders[snapshot] = None
+        return snapshot
 
     def drop(self, snapshot: Snapshot) -> None:
         """Give a snapshot's pages back; idempotent."""
@@ -140,9 +146,7 @@ class ContinuousScheduler:
     def update_priority(self, sequence: Sequence, priority: Priority) -> None:
         """Change how urgent a sequence is, wherever it stands."""
         sequence.priority = priority
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-            self._waiting.push(sequence)
+        self._waiting.update(sequence)
 
     def schedule(self) -> Schedule:
         """The next step's chunks; empty when nothing can run before more tokens are read.
@@ -150,8 +154,7 @@ class ContinuousScheduler:
         Raises:
             ResourceExhausted: pages held outside the scheduler leave too few for any sequence.
         """
-        swapped_out, self._swapped_out = self._swapped_out, []
-        plan = StepPlan(self._engine.max_num_batched_tokens, swapped_out)
+        plan = StepPlan(self._engine.max_num_batched_tokens, self._swapped_out)
         if self._policy.takes_turns:
             self._rotate(plan)
         rotated = len(plan.preempted)
@@ -162,6 +165,7 @@ class ContinuousScheduler:
         if len(plan.preempted) == rotated:
             self._admit(plan)
         self._policy.serve(plan.chunks.values())
+        self._swapped_out = []
         return plan.schedule()
 
     def preempt(self, sequence: Sequence) -> None:
@@ -173,7 +177,19 @@ class ContinuousScheduler:
         """Take a sequence out, whatever its state, and free its pages and slot; idempotent."""
         if sequence.swapped:
             self._drop_swapped(sequence)
+        if sequence in self._running or sequence in self._waiting:
+            group = self._policy.group(sequence)
+            self._members[group] -= 1
+            if not self._members[group]:
+                del self._members[group]
         self._leave(sequence, RequestState.FINISHED)
+
+    def _check_new(self, sequence: Sequence) -> None:
+        if sequence.state is not RequestState.WAITING or sequence in self._waiting:
+            raise SchedulerError(
+                f"a sequence is added once, when new; this one is {sequence.state}"
+            )
+        check_can_end(sequence, self._max_model_len, self._blocks)
 
     def _go_on(self, plan: StepPlan) -> None:
         """A chunk for every running sequence that has work, while pages and budget last."""
@@ -258,12 +274,13 @@ class ContinuousScheduler:
         if sequence.num_pending:  # Preempted, with a token still on its way from the device.
             return False
         taken = self._take_prefix(sequence)
+        room = self._find_room(sequence)
         work = sequence.num_tokens - sequence.num_scheduled
         length = min(plan.budget, work)
         # What it generated may have made a preempted sequence longer than any step: then cut it.
         largest = self._engine.max_num_batched_tokens
         whole = self._engine.chunked_prefill or not length < work <= largest
-        if not (length > 0 and whole and self._find_room(sequence)):
+        if not (room and length > 0 and whole):
             if taken is not None:
                 self._take_pages(sequence)
             return False
@@ -302,8 +319,10 @@ class ContinuousScheduler:
         while not self._has_room(sequence):
             if self._running:
                 return False
-            if not self._reclaim(besides=sequence):
-                self._take_pages(sequence)
+            # Its own go last: a fork that starts from nothing needs no page to copy a shared one.
+            if not self._reclaim(besides=sequence) and not self._reclaim():
+                if not sequence.swapped:
+                    self._take_pages(sequence)
                 raise ResourceExhausted(
                     f"a sequence of {sequence.num_tokens} tokens cannot start although none runs: "
                     f"{self._blocks.num_free} of {self._blocks.num_total} KV pages are free; "
@@ -341,6 +360,8 @@ class ContinuousScheduler:
             return False
         del self._holders[holder]
         self._take_pages(holder)
+        if isinstance(holder, Sequence):
+            holder.num_cached = 0
         return True
 
     def _take_pages(self, holder: Sequence | Snapshot) -> None:
