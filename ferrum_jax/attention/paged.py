@@ -5,6 +5,11 @@ run in groups; a group walks its sequences' pages in blocks of a fixed number of
 online softmax (Milakov and Gimelshein 2018), as far as its longest context reaches and from where
 its window starts. So the work follows the actual context lengths, not the longest allowed one.
 
+The scales of a quantised cache multiply scores and weights, not the keys and values themselves:
+fewer products where N < H, and the blocks stay exact in bf16. With bf16 queries a decode's
+attention over an int8 cache took 0.72 times as long as with multiplied blocks (16 sequences of
+2,048 tokens, 8 kv heads of 128, jax 0.10.2, 2 CPU cores); with float32 queries, the same time.
+
 Dimension key: T tokens, R rows (sequences), B pages a sequence, X tiles of a group, Q tokens of a
 tile, C keys of a block, N query heads, K kv heads, G = N / K, H head.
 """

@@ -61,11 +61,12 @@ def as_stored(values: Num[Array, "*S"], dtype: DataType) -> Num[Array, "*S"]:
 def from_stored(pages: Num[Array, "*S"], dtype: DTypeLike) -> Num[Array, "*S"]:
     """Stored values as numbers of a floating dtype; what is not quantised stays as it is.
 
-    Exact in every dtype that has float16's range or more and 8 bits of precision: all values fit.
+    Exact in float32, bfloat16 and float16: every value has at most 7 significant bits.
 
     The bits of an e4m3 number, moved by 7 places, are a float16 that is 2^8 times too small (the
-    exponents' biases are 7 and 15), subnormal numbers included. On a CPU that takes less time than
-    the conversion of float8. nan, which no value is, reads as 480.
+    exponents' biases are 7 and 15), subnormal numbers included. nan, which no value is, reads as
+    480. With XLA's own conversion of float8 a decode's attention took 1.2 times as long (16
+    sequences of 2,048 tokens, 2 kv heads of 64, jax 0.10.2, 2 CPU cores).
     """
     if pages.dtype == jnp.int8:
         return pages.astype(dtype)

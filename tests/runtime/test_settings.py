@@ -1,0 +1,267 @@
+"""No setting of scheduler and cache changes what is generated: all equal the plain run."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import ferrum_jax as fj
+from ferrum_jax.types.engine import EVICTIONS, POLICIES, PREEMPTIONS
+from tests.runtime.models import LAYERS, VOCAB, make_llm
+
+ENGINE = fj.EngineConfig(
+    page_size=4, num_pages=200, max_model_len=128, max_num_seqs=4, max_num_batched_tokens=24
+)
+TIGHT = {"num_pages": 24, "quantum": 3}
+CACHES = (None, *EVICTIONS)
+
+
+def prompts(count: int = 12, seed: int = 0) -> list[list[int]]:
+    """Half of them begin with the same 13 tokens."""
+    rng = np.random.default_rng(seed)
+    beginning = rng.integers(3, VOCAB, 13).tolist()
+    drawn = [rng.integers(3, VOCAB, rng.integers(1, 30)).tolist() for _ in range(count)]
+    return [beginning + prompt[:12] if i % 2 else prompt for i, prompt in enumerate(drawn)]
+
+
+def params(index: int) -> fj.SamplingParams:
+    return fj.SamplingParams(
+        temperature=float(index % 2), seed=index, max_tokens=10 + index % 5, ignore_eos=True
+    )
+
+
+def tokens(outputs) -> list[list[int]]:
+    return [c.token_ids for output in outputs for c in output.outputs]
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, list[list[int]]]:
+    """What each request gives alone."""
+    found = {}
+    for kind in LAYERS:
+        llm = make_llm(kind, ENGINE)
+        found[kind] = [
+            tokens(llm.generate([prompt], params(i)))[0] for i, prompt in enumerate(prompts())
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("policy", "preemption"), list(product(POLICIES, PREEMPTIONS)))
+@pytest.mark.parametrize("eviction", CACHES, ids=lambda e: e or "no cache")
+def test_policies_preemptions_and_evictions(plain, policy, preemption, eviction):
+    cache = {} if eviction is None else {"prefix_caching": True, "eviction": eviction}
+    engine = replace(ENGINE, policy=policy, preemption=preemption, **TIGHT, **cache)
+    with make_llm("dense", engine) as llm:
+        each = [params(i) for i in range(12)]
+        levels, clients = ["low", "high", "normal"] * 4, ["a", "b"] * 6
+        for _ in range(2):
+            outputs = llm.generate(prompts(), each, priority=levels, client=clients)
+            assert tokens(outputs) == plain["dense"]
+        assert llm.engine.free_pages == llm.engine.blocks.num_total
+        seen = llm.metrics.snapshot()
+    assert seen.num_preemptions > 0
+    assert (seen.num_swaps > 0) == (preemption == "swap")
+    if eviction is not None:
+        assert seen.prefix_hit_rate > 0.05
+        assert llm.engine.blocks.num_free == llm.engine.blocks.num_total
+
+
+@pytest.mark.parametrize("kind", ["windowed", "moe"])
+def test_other_models_under_swap_and_a_prefix_cache(plain, kind):
+    engine = replace(ENGINE, preemption="swap", prefix_caching=True, **TIGHT)
+    with make_llm(kind, engine) as llm:
+        each = [params(i) for i in range(12)]
+        assert tokens(llm.generate(prompts(), each)) == plain[kind]
+        assert tokens(llm.generate(prompts(), each)) == plain[kind]
+        seen = llm.metrics.snapshot()
+    assert seen.num_swaps > 0
+    assert seen.prefix_hit_rate > 0
+
+
+def test_swapping_without_room_computes_anew(plain):
+    with make_llm("dense", replace(ENGINE, preemption="swap", swap_space=0, **TIGHT)) as llm:
+        outputs = llm.generate(prompts(), [params(i) for i in range(12)])
+        assert tokens(outputs) == plain["dense"]
+        seen = llm.metrics.snapshot()
+        assert seen.num_preemptions > 0 == seen.num_swaps
+        assert llm.engine.executor.swapped_bytes == 0
+
+
+def test_swapped_pages_leave_the_host_with_their_request():
+    with make_llm("dense", replace(ENGINE, preemption="swap")) as llm:
+        engine = llm.engine
+        ids = [engine.add(prompt, params(1)) for prompt in prompts(3)]
+        for _ in range(4):
+            engine.step()
+        engine.preempt(ids[0])
+        for _ in range(1):
+            engine.step()
+        engine.preempt(ids[1])
+        engine.abort(ids[1])
+        for _ in range(2):
+            engine.step()
+        while engine.has_work:
+            engine.step()
+        assert engine.executor.swapped_bytes == 0
+        assert engine.free_pages == engine.blocks.num_total
+        (alone,) = tokens(llm.generate([prompts(3)[0]], params(1)))
+        assert engine.take(ids[0]).outputs[0].token_ids == alone
+
+
+def test_a_prompt_of_whole_pages_that_is_cached_still_computes_one_token():
+    with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
+        prompt = prompts()[0][:1] * 16  # 4 pages
+        first = llm.generate([prompt], params(0))[0]
+        again = llm.generate([prompt], params(0))[0]
+    assert first.metrics.cached_tokens == 0
+    assert again.metrics.cached_tokens == 12
+    assert tokens([first]) == tokens([again])
+
+
+def test_a_salt_shares_nothing():
+    with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
+        prompt = [7] * 21
+        cached = [
+            llm.generate([prompt], params(0), cache_salt=salt)[0].metrics.cached_tokens
+            for salt in ("a", "b", "a", "")
+        ]
+    assert cached == [0, 0, 20, 0]
+
+
+def test_prompts_of_one_batch_share_their_beginning(plain):
+    with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
+        outputs = llm.generate(prompts(), [params(i) for i in range(12)])
+        assert tokens(outputs) == plain["dense"]
+        assert sum(output.metrics.cached_tokens for output in outputs) >= 4 * 12
+
+
+def test_prompt_logprobs_are_computed_in_full_whatever_is_cached():
+    with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
+        prompt = [7] * 21
+        (fresh,) = llm.score([prompt])
+        llm.generate([prompt], params(0))
+        (again,) = llm.score([prompt])
+    np.testing.assert_array_equal(fresh.logprobs, again.logprobs)
+
+
+def test_a_request_that_times_out_ends_as_it_stands(monkeypatch):
+    with make_llm("dense", ENGINE) as llm:
+        engine = llm.engine
+        long = replace(params(0), max_tokens=100)
+        slow, other = engine.add([5, 6], long, timeout=3600), engine.add([5, 6], long)
+        for _ in range(6):
+            engine.step()
+        waits = engine.add([5, 6], long, timeout=3000)
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 4000)
+        monkeypatch.setattr("ferrum_jax.runtime.loop.time", later)
+        while engine.has_work:
+            engine.step()
+        ended = {
+            name: engine.take(i).outputs[0]
+            for name, i in {"slow": slow, "waits": waits, "other": other}.items()
+        }
+        assert ended["slow"].finish_reason == ended["waits"].finish_reason == "timeout"
+        assert ended["waits"].token_ids == []
+        assert 0 < len(ended["slow"].token_ids) < 10
+        assert ended["slow"].token_ids == ended["other"].token_ids[: len(ended["slow"].token_ids)]
+        assert ended["other"].finish_reason == "length"
+        assert engine.metrics.snapshot().requests["timeout"] == 2
+        assert engine.free_pages == engine.blocks.num_total
+
+
+def test_a_full_queue_refuses_and_nothing_of_the_call_stays():
+    with make_llm("dense", replace(ENGINE, max_waiting=3)) as llm:
+        with pytest.raises(fj.ResourceExhausted, match=r"prompt 3: 3 sequences wait .*= 3"):
+            llm.generate(prompts(5), params(0))
+        with pytest.raises(fj.ResourceExhausted, match="no room for 4 more"):
+            llm.generate([[5]], replace(params(0), n=4))
+        assert not llm.engine.has_work
+        assert len(llm.generate(prompts(3), params(0))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"priority": "urgent"}, r"priority is 'urgent'.*low \(0\), normal"),
+        ({"priority": 7}, "priority is 7"),
+        ({"client": 3}, "client is 3"),
+        ({"cache_salt": None}, "cache_salt is None"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"timeout": [1.0, 2.0]}, "2 timeout for 1 prompts"),
+    ],
+)
+def test_how_a_request_is_served_is_checked(options, says):
+    llm = make_llm("dense", ENGINE)
+    with pytest.raises(fj.RequestError, match=says):
+        llm.generate([[5]], params(0), **options)
+    assert not llm.engine.has_work
+
+
+def test_priorities_decide_and_can_be_changed():
+    with make_llm("dense", replace(ENGINE, policy="priority", max_num_seqs=1)) as llm:
+        engine = llm.engine
+        running = engine.add([5], params(0))
+        engine.step()
+        ids = {level: engine.add([6], params(0), priority=level) for level in (0, 1, 2, 3)}
+        engine.update_priority(ids[0], "critical")
+        order = []
+        while engine.has_work:
+            for delta in engine.step():
+                if delta.finish_reason is not None:
+                    order.append(delta.request_id)
+        assert order == [running, ids[0], ids[3], ids[2], ids[1]]
+        with pytest.raises(fj.RequestError, match="no completion"):
+            engine.update_priority(ids[0], "low")
+
+
+def test_ten_thousand_requests_leave_nothing_behind():
+    """Random lengths and aborts through a small cache: all end, no page or entry stays."""
+    engine_config = replace(
+        ENGINE,
+        num_pages=60,
+        max_num_seqs=16,
+        max_num_batched_tokens=64,
+        prefix_caching=True,
+        preemption="swap",
+    )
+    rng, count = random.Random(1), 10_000
+    with make_llm("dense", engine_config) as llm:
+        engine, live, added, ended = llm.engine, [], 0, 0
+        sizes = []
+        while added < count or engine.has_work:
+            while added < count and len(live) < 40:
+                prompt = [rng.randrange(3, VOCAB)] * rng.randrange(1, 20)
+                request = fj.SamplingParams(max_tokens=rng.randrange(1, 5), seed=added)
+                live.append(engine.add(prompt, request))
+                added += 1
+            if live and rng.random() < 0.3:
+                engine.abort(rng.choice(live))
+            engine.step()
+            for request in [i for i in live if engine.is_done(i)]:
+                assert engine.take(request).error is None
+                live.remove(request)
+                ended += 1
+            if ended and added % 500 == 0:
+                sizes.append(_process_bytes())
+        assert ended == count
+        assert engine.free_pages == engine.blocks.num_total == 59
+        assert len(engine.blocks.prefix) <= 59
+        assert engine.executor.swapped_bytes == 0
+        assert engine.blocks.num_host_free > 0
+    assert sizes[-1] - sizes[len(sizes) // 3] < 32 * 2**20, "the process grows"
+
+
+def _process_bytes() -> int:
+    """Resident memory of this process; where the system does not tell, nothing can grow."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+    except OSError:
+        return 0
