@@ -161,6 +161,9 @@ def write_kv(cache: LayerCache, k: Array, v: Array, step: PagedMeta) -> LayerCac
 def _written(
     pages: Array, scales: Array | None, x_TKH: Array, at: tuple[Array, Array]
 ) -> tuple[Array, Array | None]:
+    if pages.dtype == jnp.uint16:
+        bits = as_stored(x_TKH.astype(jnp.bfloat16), DataType.BFLOAT16)
+        return pages.at[at].set(bits), None
     if scales is None:
         return pages.at[at].set(x_TKH.astype(pages.dtype)), None
     dtype = DataType.INT8 if pages.dtype == jnp.int8 else DataType.FLOAT8_E4M3FN

@@ -54,12 +54,12 @@ def dequantise(values: Num[Array, "*S H"], scales: Float32[Array, "*S"]) -> Floa
 
 
 def as_stored(values: Num[Array, "*S"], dtype: DataType) -> Num[Array, "*S"]:
-    """Quantised values in the form in which pages hold them (`DataType.stored`)."""
+    """Values of `dtype` in the form in which pages hold them (`DataType.stored`)."""
     return jax.lax.bitcast_convert_type(values, dtype.stored)
 
 
 def from_stored(pages: Num[Array, "*S"], dtype: DTypeLike) -> Num[Array, "*S"]:
-    """Stored values as numbers of a floating dtype; what is not quantised stays as it is.
+    """Stored values as numbers: quantised ones of a floating dtype, others of their own.
 
     Exact in float32, bfloat16 and float16: every value has at most 7 significant bits.
 
@@ -70,6 +70,8 @@ def from_stored(pages: Num[Array, "*S"], dtype: DTypeLike) -> Num[Array, "*S"]:
     """
     if pages.dtype == jnp.int8:
         return pages.astype(dtype)
+    if pages.dtype == jnp.uint16:
+        return jax.lax.bitcast_convert_type(pages, jnp.bfloat16)
     if pages.dtype != jnp.uint8:
         return pages
     bits = pages.astype(jnp.uint16)

@@ -64,12 +64,13 @@ class DataType(StrEnum):
 
     @property
     def stored(self) -> str:
-        """jax's name for the arrays that hold it in a cache: float8 lies as its bits, uint8.
+        """jax's name for the arrays that hold it in a cache: float8 and bfloat16 lie as their bits.
 
-        XLA's CPU backend moves a float8 element by widening the array that it lies in, which for
-        a page pool would be a second cache; bytes it moves as they are.
+        XLA's CPU backend moves an element of these by widening the array that it lies in, which
+        for a page pool would be a second cache; integers it moves as they are.
         """
-        return "uint8" if self is DataType.FLOAT8_E4M3FN else self.value
+        bits = {DataType.FLOAT8_E4M3FN: "uint8", DataType.BFLOAT16: "uint16"}
+        return bits.get(self, self.value)
 
 
 def _named(name: str) -> DataType | None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ferrum_jax.attention import dense_attention, paged_attention, paged_meta
-from ferrum_jax.types import AttentionConfig, LayerCache, StepBatch
+from ferrum_jax.attention.quantize import as_stored, dequantise, quantise
+from ferrum_jax.types import AttentionConfig, DataType, LayerCache, StepBatch
 
 PAGE, PAGES, TABLE = 4, 64, 40
 BASE = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=8, scale=8**-0.5, rope=None)
@@ -24,6 +25,7 @@ SPECS = {
     "scale": replace(BASE, scale=0.9),
     "all": replace(BASE, window=5, soft_cap=2.0, sinks=True),
 }
+QUANTISED = (DataType.INT8, DataType.FLOAT8_E4M3FN)
 
 
 @partial(jax.jit, static_argnames=("spec", "num_tokens"))
@@ -52,10 +54,19 @@ def _tables(lengths, rng):
     return tables
 
 
-def _paged(q, k, v, sinks, spec, lengths, steps, tables):
+def _poisoned(spec, dtype):
+    """A pool of which every byte would show: nan, or the largest bits under scales that are nan."""
+    shape = (PAGES, PAGE, spec.num_kv_heads)
+    if not dtype.quantised:
+        pool = jnp.full((*shape, spec.head_dim), jnp.nan, dtype.value)
+        return LayerCache(k_pages=pool, v_pages=pool)
+    pool, scales = jnp.full((*shape, spec.head_dim), 127, dtype.stored), jnp.full(shape, jnp.nan)
+    return LayerCache(k_pages=pool, v_pages=pool, k_scales=scales, v_scales=scales)
+
+
+def _paged(q, k, v, sinks, spec, lengths, steps, tables, dtype=DataType.FLOAT32):
     """Run the sequences in steps (`[(lengths so far, padded tokens)]`) over a poisoned pool."""
-    pool = jnp.full((PAGES, PAGE, spec.num_kv_heads, spec.head_dim), jnp.nan)
-    cache = LayerCache(k_pages=pool, v_pages=pool)
+    cache = _poisoned(spec, dtype)
     starts = np.cumsum([0, *lengths])
     before = [0] * len(lengths)
     parts = [[] for _ in lengths]
@@ -118,6 +129,72 @@ def test_writes_only_own_pages_and_the_trash_page():
     _, cache = _paged(q, k, v, None, BASE, lengths, [(lengths, 64)], tables)
     written = ~np.isnan(np.asarray(cache.k_pages)).all(axis=(1, 2, 3))
     assert set(np.flatnonzero(written)) == {0, *tables[tables > 0]}
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_quantised_cache_equals_dense_over_what_it_holds(spec, dtype):
+    lengths = (37, 4, 21)
+    q, k, v, sinks = _inputs(spec, lengths)
+    tables = _tables(lengths, np.random.default_rng(1))
+    held = [np.asarray(dequantise(*quantise(jnp.asarray(x), dtype))) for x in (k, v)]
+    expected = _dense(q, *held, sinks, spec, lengths)
+    assert np.abs(expected - _dense(q, k, v, sinks, spec, lengths)).max() > 1e-4
+    whole, once = _paged(q, k, v, sinks, spec, lengths, [(lengths, 64)], tables, dtype)
+    np.testing.assert_allclose(whole, expected, atol=2e-5)
+    steps = [((20, 3, 8), 64), ((33, 3, 19), 64), ((36, 4, 20), 64), ((37, 4, 21), 4)]
+    chunked, cache = _paged(q, k, v, sinks, spec, lengths, steps, tables, dtype)
+    np.testing.assert_allclose(chunked, expected, atol=2e-5)
+    # The trash page alone holds the padding of whichever step came last.
+    for one, other in zip(jax.tree.leaves(once), jax.tree.leaves(cache), strict=True):
+        np.testing.assert_array_equal(one[1:], other[1:])
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_a_step_changes_only_its_own_places_of_a_quantised_pool(dtype):
+    lengths = (5, 9)
+    q, k, v, _ = _inputs(BASE, lengths)
+    tables = _tables(lengths, np.random.default_rng(2))
+    _, cache = _paged(q, k, v, None, BASE, lengths, [(lengths, 64)], tables, dtype)
+    values, scales = (np.asarray(x)[5:] for x in quantise(jnp.asarray(k), dtype))
+    pages = tables[1, :3]
+    np.testing.assert_array_equal(cache.k_scales[pages].reshape(12, 2)[:9], scales)
+    stored = as_stored(jnp.asarray(values), dtype)
+    np.testing.assert_array_equal(cache.k_pages[pages].reshape(12, 2, 8)[:9], stored)
+    assert np.isnan(cache.k_scales[pages[2], 1:]).all(), "the tail of the last page is untouched"
+    written = ~np.isnan(cache.v_scales).all(axis=(1, 2))
+    assert set(np.flatnonzero(written)) == {0, *tables[tables > 0]}
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+@pytest.mark.parametrize("place", ["k", "v"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_and_in_its_own_sequence(dtype, place, value):
+    lengths, at = (40, 6), 30
+    q, k, v, _ = _inputs(BASE, lengths)
+    tables = _tables(lengths, np.random.default_rng(3))
+    steps = [((38, 4), 64), ((39, 5), 3), ((40, 6), 3)]
+    clean, _ = _paged(q, k, v, None, BASE, lengths, steps, tables, dtype)
+    {"k": k, "v": v}[place][at, 1] = value
+    out, _ = _paged(q, k, v, None, BASE, lengths, steps, tables, dtype)
+    assert np.isnan(out[at:40, 2:]).all(), "every later query of that kv head sees it"
+    apart = np.ones(out.shape, bool)
+    apart[at:40, 2:] = False
+    np.testing.assert_array_equal(out[apart], clean[apart])
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_queries_in_bf16_read_a_quantised_cache(dtype):
+    lengths = (37, 4, 21)
+    q, k, v, _ = (
+        None if x is None else jnp.asarray(x, jnp.bfloat16) for x in _inputs(BASE, lengths)
+    )
+    tables = _tables(lengths, np.random.default_rng(1))
+    held = [dequantise(*quantise(x, dtype)) for x in (k, v)]
+    expected = _dense(q.astype(jnp.float32), *held, None, BASE, lengths)
+    steps = [((36, 3, 20), 64), ((37, 4, 21), 4)]
+    out, _ = _paged(*(np.asarray(x) for x in (q, k, v)), None, BASE, lengths, steps, tables, dtype)
+    np.testing.assert_allclose(out.astype(np.float32), expected, atol=2e-2)
 
 
 def test_dense_attention_keeps_sequences_apart():

@@ -5,7 +5,13 @@ import re
 import pytest
 
 from ferrum_jax.kv import cache_bytes, plan_cache
-from ferrum_jax.types import DataType, EngineConfig, KVCacheConfig, ResourceExhausted
+from ferrum_jax.types import (
+    ConfigError,
+    DataType,
+    EngineConfig,
+    KVCacheConfig,
+    ResourceExhausted,
+)
 from tests.kv.models import model
 
 CONFIG = model((2, 8), (2, 8))
@@ -61,6 +67,46 @@ def test_a_cache_smaller_than_one_sequence_is_allowed():
 )
 def test_the_dtype_is_that_of_the_weights_unless_it_is_named(name, dtype):
     assert plan(10**9, dtype=DataType.BFLOAT16, kv_dtype=name).dtype is dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "token"),
+    [
+        ("int8", DataType.INT8, 2 * 2 * 2 * (8 + 4)),
+        ("fp8", DataType.FLOAT8_E4M3FN, 2 * 2 * 2 * (8 + 4)),
+        ("fp8_e4m3", DataType.FLOAT8_E4M3FN, 2 * 2 * 2 * (8 + 4)),
+    ],
+)
+def test_a_quantised_cache_is_sized_with_its_scales(name, dtype, token):
+    kv = plan(100 * 8 * token, kv_dtype=name, memory_fraction=1.0, max_model_len=10_000)
+    assert kv == KVCacheConfig(100, 8, dtype)
+    with pytest.raises(ResourceExhausted, match=r"num_pages = 101 .* at most 100"):
+        plan(100 * 8 * token, kv_dtype=name, num_pages=101)
+
+
+def test_a_dtype_that_no_cache_has_is_refused():
+    with pytest.raises(ConfigError, match=r"kv_dtype 'int4' is not known; .*auto.*int8.*float8"):
+        EngineConfig(kv_dtype="int4")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed", "remedy"),
+    [
+        (DataType.FLOAT32, 8 * TOKEN, "bfloat16"),
+        (DataType.FLOAT32, 8 * TOKEN - 1, "int8"),
+        (DataType.BFLOAT16, 8 * TOKEN - 1, "int8"),
+        (DataType.FLOAT16, 8 * TOKEN - 1, "int8"),
+        (DataType.FLOAT32, 8 * TOKEN * 3 // 4 - 1, None),
+        (DataType.INT8, 8 * TOKEN * 3 // 4 - 1, None),
+    ],
+)
+def test_the_widest_kv_dtype_that_would_fit_is_a_remedy(dtype, allowed, remedy):
+    """Two pages: 16 x 2 heads x 2 layers x 2 of 8 floats; 16 bytes in bf16, 12 in int8."""
+    with pytest.raises(ResourceExhausted) as error:
+        plan(allowed, dtype=dtype, memory_fraction=1.0)
+    assert re.findall(r'kv_dtype = "(\w+)"', str(error.value)) == ([remedy] if remedy else [])
+    if remedy:
+        assert plan(allowed, dtype=dtype, memory_fraction=1.0, kv_dtype=remedy).num_pages == 2
 
 
 @pytest.mark.parametrize("free", [2 * 8 * TOKEN, 3 * 8 * TOKEN, 10 * TOKEN, 8 * TOKEN])

@@ -110,14 +110,15 @@ def test_decode_reads_what_scoring_reads(make_llm, kv_dtype):
     np.testing.assert_allclose(decoded, score.logprobs[len(prompt) :], atol=1e-5)
 
 
-@pytest.mark.parametrize("kv_dtype", QUANTISED)
+@pytest.mark.parametrize("kv_dtype", [*QUANTISED, "bfloat16", "float16"])
 @pytest.mark.parametrize("shape", [StepShape(1, 1), StepShape(4, 4), StepShape(32, 4)], ids=str)
 def test_the_step_holds_no_second_cache(make_llm, kv_dtype, shape, optimised):
     with make_llm(kv_dtype=kv_dtype, num_pages=40_000) as llm:
         cache = llm.engine.executor.cache
         cache_bytes = sum(x.nbytes for x in jax.tree.leaves(cache))
         memory = llm.engine.executor.memory_analysis(shape)
-    assert cache_bytes == cache.nbytes == 40_000 * 4 * 2 * 2 * 2 * (8 + 4)
+    head_bytes = 8 + 4 if kv_dtype in QUANTISED else 16
+    assert cache_bytes == cache.nbytes == 40_000 * 4 * 2 * 2 * 2 * head_bytes
     assert memory.alias_size_in_bytes >= cache_bytes, "the cache is not donated"
     assert memory.temp_size_in_bytes < cache_bytes / 4
 
