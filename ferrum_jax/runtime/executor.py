@@ -17,7 +17,13 @@ from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
 from ferrum_jax.runtime.tiles import run_tiled_step
-from ferrum_jax.runtime.transfer import SwappedPages, copy_pages, read_pages, write_pages
+from ferrum_jax.runtime.transfer import (
+    SwappedPages,
+    copy_pages,
+    read_pages,
+    warm_up_transfers,
+    write_pages,
+)
 from ferrum_jax.sampler import (
     SlotUpdate,
     make_sampling_state,
@@ -132,6 +138,8 @@ class Executor:
         wanted = {s for s in (shapes or self.shapes) if s not in self._compiled}
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(self._compile, wanted))
+        if shapes is None:
+            self._cache = warm_up_transfers(self._cache)
 
     def memory_analysis(self, shape: StepShape) -> Any:
         """The compiler's account of a shape's memory (arguments, outputs, aliases, temporaries)."""

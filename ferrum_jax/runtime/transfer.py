@@ -64,6 +64,15 @@ def write_pages(cache: KVCache, pages: Sequence[int], content: SwappedPages) -> 
     return cache
 
 
+def warm_up_transfers(cache: KVCache) -> KVCache:
+    """Compile every program of this file, by moving the trash page; consumes `cache`."""
+    for size in GROUPS:
+        pages = [TRASH_PAGE] * size
+        cache = copy_pages(cache, list(zip(pages, pages, strict=True)))
+        cache = write_pages(cache, pages, read_pages(cache, pages))
+    return cache
+
+
 def _groups(pages: Sequence[int]) -> Iterator[np.ndarray]:
     """The pages in groups of the fixed sizes, the last filled up with the trash page."""
     large, small = GROUPS
