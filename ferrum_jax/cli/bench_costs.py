@@ -18,8 +18,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ferrum_jax.kv import layer_token_bytes
 from ferrum_jax.models.params import flatten_shapes
-from ferrum_jax.types import LayerSpec, ModelConfig, MoEConfig
+from ferrum_jax.types import DataType, LayerSpec, ModelConfig, MoEConfig
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,20 @@ class Cost:
     bytes: float
 
 
-def decode_cost(config: ModelConfig, batch: int, context: float, itemsize: int) -> Cost:
+def decode_cost(
+    config: ModelConfig,
+    batch: int,
+    context: float,
+    itemsize: int,
+    kv_dtype: DataType = DataType.FLOAT32,
+) -> Cost:
     """One token for each of `batch` sequences that hold `context` tokens.
 
     Args:
-        itemsize: bytes per element, of weights and cache alike.
+        itemsize: bytes per element of the weights.
+        kv_dtype: of the cache.
     """
-    kv = sum(_kv_elements(spec, context) for spec in config.layers)
+    kv = sum(_kv_bytes(spec, context, kv_dtype) for spec in config.layers)
     return Cost(
         flops=batch
         * (
@@ -44,8 +52,8 @@ def decode_cost(config: ModelConfig, batch: int, context: float, itemsize: int) 
             + 2 * _logit_weights(config)
             + sum(_attention_flops(spec, context) for spec in config.layers)
         ),
-        bytes=itemsize
-        * (_layer_weights(config, experts=float(batch)) + _logit_weights(config) + batch * kv),
+        bytes=itemsize * (_layer_weights(config, experts=float(batch)) + _logit_weights(config))
+        + batch * kv,
     )
 
 
@@ -84,9 +92,9 @@ def _logit_weights(config: ModelConfig) -> int:
     return config.vocab_size * config.hidden_size
 
 
-def _kv_elements(spec: LayerSpec, context: float) -> float:
-    a = spec.attention
-    return 2 * a.num_kv_heads * a.head_dim * _visible(spec, context)
+def _kv_bytes(spec: LayerSpec, context: float, dtype: DataType) -> float:
+    """Keys and values that a query sees, the scales of a quantised cache included."""
+    return layer_token_bytes(spec, dtype) * _visible(spec, context)
 
 
 def _attention_flops(spec: LayerSpec, context: float) -> float:

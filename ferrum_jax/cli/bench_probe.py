@@ -22,7 +22,7 @@ class Probe:
         self.waits = False
         self.waited = self.dispatched = 0.0
 
-    def __call__(self, schedule: Schedule) -> StepOutput:
+    def __call__(self, schedule: Schedule) -> StepOutput | None:
         start = time.perf_counter()
         output = self._execute(schedule)
         dispatched = time.perf_counter()

@@ -141,7 +141,8 @@ class Workload:
             pairs = [(meter.measure(), self._slice_seconds()) for _ in range(self.sizes.rounds)]
             host, dispatch = self._host_seconds(probe)
         context = self.sizes.prompt + self.sizes.decode_steps / 2
-        cost = decode_cost(self.llm.config, batch, context, self._itemsize)
+        kv_dtype = self.engine.kv.dtype
+        cost = decode_cost(self.llm.config, batch, context, self._itemsize, kv_dtype)
         return summarise("decode", batch, batch, cost, pairs, host, dispatch)
 
     def run_once(self, batch: int) -> None:

@@ -49,12 +49,13 @@ def cache_bytes(config: ModelConfig, kv: KVCacheConfig) -> int:
 
 def token_bytes(config: ModelConfig, dtype: DataType) -> int:
     """Bytes of one token's keys and values in all layers, their scales counted."""
-    scale = SCALE_BYTES if dtype.quantised else 0
-    heads = (
-        spec.attention.num_kv_heads * (spec.attention.head_dim * dtype.itemsize + scale)
-        for spec in config.layers
-    )
-    return 2 * sum(heads)
+    return sum(layer_token_bytes(spec, dtype) for spec in config.layers)
+
+
+def layer_token_bytes(spec: LayerSpec, dtype: DataType) -> int:
+    """Bytes of one token's keys and values in one layer, their scales counted."""
+    head = spec.attention.head_dim * dtype.itemsize + (SCALE_BYTES if dtype.quantised else 0)
+    return 2 * spec.attention.num_kv_heads * head
 
 
 def _make_layer(spec: LayerSpec, kv: KVCacheConfig) -> LayerCache:

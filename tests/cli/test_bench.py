@@ -14,7 +14,7 @@ from ferrum_jax.cli.bench_run import Sizes, Workload
 from ferrum_jax.cli.bench_shapes import SHAPES
 from ferrum_jax.models import forward, init_params, unembed
 from ferrum_jax.runtime.llm import LLM
-from ferrum_jax.types import EngineConfig, LayerSpec, MoEConfig, ResourceExhausted
+from ferrum_jax.types import DataType, EngineConfig, LayerSpec, MoEConfig, ResourceExhausted
 
 SMALL = (
     *("--prompt-tokens", 16, "--new-tokens", 4, "--rounds", 2, "--limit-megabytes", 2),
@@ -151,6 +151,15 @@ def test_a_window_bounds_the_keys_that_are_read():
     near = replace(config.layers[0], attention=replace(config.layers[0].attention, window=8))
     windowed = replace(config, layers=(near,) * config.num_layers)
     assert decode_cost(windowed, 2, 1000, 4).bytes == decode_cost(config, 2, 8, 4).bytes
+
+
+def test_a_quantised_cache_reads_its_bytes_and_its_scales():
+    config = SHAPES["100m"].config()
+    weights = decode_cost(config, 3, 0, 4).bytes
+    elements = 12 * 2 * 4 * 64
+    assert decode_cost(config, 3, 10, 4).bytes - weights == 30 * elements * 4
+    int8 = decode_cost(config, 3, 10, 4, DataType.INT8).bytes
+    assert int8 - weights == 30 * (elements + 12 * 2 * 4 * 4)
 
 
 def test_only_the_chosen_experts_count():
