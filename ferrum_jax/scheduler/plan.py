@@ -21,6 +21,8 @@ class StepPlan:
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     swapped_in: list[tuple[Sequence, Pages]] = field(default_factory=list)
+    by_rank: list[Sequence] | None = None
+    """The running sequences, the last to give way first; made when pages first run out."""
 
     def put(self, sequence: Sequence, start: int, end: int) -> None:
         """Let a sequence run tokens `[start, end)`, and count them as done."""

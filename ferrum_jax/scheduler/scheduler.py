@@ -8,145 +8,17 @@ host memory and back.
 
 from __future__ import annotations
 
-from ferrum_jax.interfaces import BlockManager, SchedulingPolicy
-from ferrum_jax.scheduler.limits import check_can_end
-from ferrum_jax.scheduler.plan import Pages, StepPlan
-from ferrum_jax.scheduler.queue import WaitingQueue
-from ferrum_jax.types import (
-    BlockTable,
-    EngineConfig,
-    Priority,
-    RequestState,
-    ResourceExhausted,
-    Schedule,
-    SchedulerError,
-    Sequence,
-    Snapshot,
-)
+from ferrum_jax.scheduler.plan import StepPlan
+from ferrum_jax.scheduler.roster import Roster
+from ferrum_jax.types import RequestState, ResourceExhausted, Schedule, Sequence
 
 
-class ContinuousScheduler:
+class ContinuousScheduler(Roster):
     """Continuous batching with chunked prefill, shared prefixes and preemption.
 
     It advances a sequence when it schedules it, not when the step has run: the next step can be
     formed at once. Whoever reads a step's tokens lowers `num_pending` and appends them.
     """
-
-    def __init__(
-        self,
-        engine: EngineConfig,
-        blocks: BlockManager,
-        policy: SchedulingPolicy,
-        max_model_len: int,
-    ):
-        self._engine, self._blocks, self._policy = engine, blocks, policy
-        self._max_model_len = max_model_len
-        # A dict as an ordered set: whatever ends or gives way is taken out in O(1).
-        self._running: dict[Sequence, None] = {}
-        self._waiting = WaitingQueue(policy)
-        self._members: dict[str, int] = {}  # of each group: sequences that have not ended
-        self._holders: dict[Sequence | Snapshot, None] = {}
-        self._free_slots = list(range(engine.max_num_seqs - 1, -1, -1))
-        self._swapped_out: list[tuple[Sequence, Pages]] = []
-
-    @property
-    def running(self) -> tuple[Sequence, ...]:
-        return tuple(self._running)
-
-    @property
-    def waiting(self) -> tuple[Sequence, ...]:
-        """Those that wait for their first step and those that were preempted."""
-        return tuple(self._waiting)
-
-    @property
-    def num_running(self) -> int:
-        return len(self._running)
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self._running or len(self._waiting))
-
-    def check_queue(self, count: int) -> None:
-        """Raise `ResourceExhausted` if `count` more sequences may not wait."""
-        limit = self._engine.max_waiting
-        if limit is not None and len(self._waiting) + count > limit:
-            raise ResourceExhausted(
-                f"{len(self._waiting)} sequences wait and EngineConfig.max_waiting = {limit} "
-                f"leaves no room for {count} more; try again later, or raise max_waiting"
-            )
-
-    def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence; `SchedulerError` if it is not new or could never end."""
-        self._check_new(sequence)
-        group = self._policy.group(sequence)
-        self._members[group] = self._members.get(group, 0) + 1
-        if self._members[group] == 1:  # A group that has work already did not idle.
-            self._policy.join(sequence)
-        self._waiting.push(sequence)
-
-    def fork(self, table: BlockTable, num_tokens: int, sequence: Sequence) -> None:
-        """Queue a new sequence whose first `num_tokens` tokens lie in another one's pages."""
-        if not num_tokens < sequence.num_tokens:
-            raise SchedulerError(
-                f"a fork of {sequence.num_tokens} tokens takes over at most all but the last, "
-                f"not {num_tokens}"
-            )
-        self._check_new(sequence)
-        sequence.blocks = self._blocks.fork(table, num_tokens)
-        sequence.num_scheduled = sequence.num_cached = num_tokens
-        if sequence.blocks.pages:
-            self._holders[sequence] = None
-        self.add(sequence)
-
-    def snapshot(self, sequence: Sequence) -> Snapshot:
-        """A sequence as it stands, its known tokens; it shares the pages, while they last."""
-        tokens = tuple(sequence.token_ids)
-        known = 0 if sequence.swapped else min(sequence.num_scheduled, len(tokens) - 1)
-        salt = sequence.request.cache_salt
-        snapshot = Snapshot(tokens, sequence.prompt_len, salt, known)
-        snapshot.blocks = self._blocks.fork(sequence.blocks, known)
-        self._holders[snapshot] = None
-        return snapshot
-
-    def drop(self, snapshot: Snapshot) -> None:
-        """Give a snapshot's pages back; idempotent."""
-        if self._holders.pop(snapshot, False) is None:
-            self._take_pages(snapshot)
-
-    def drop_all_pages(self) -> None:
-        """Take the pages of all that do not run: the cache behind them is lost."""
-        while self._reclaim():
-            pass
-
-    def rewind(self, sequence: Sequence, num_tokens: int) -> None:
-        """Forget all tokens of a sequence behind the first `num_tokens`, and their pages.
-
-        Raises:
-            SchedulerError: a token is still on its way, or the sequence has ended or has no such
-                length behind its prompt.
-        """
-        if sequence.finished or sequence.num_pending:
-            raise SchedulerError("only a sequence that has not ended, all tokens read, is rewound")
-        if not sequence.prompt_len <= num_tokens <= len(sequence.token_ids):
-            raise SchedulerError(
-                f"a sequence of {len(sequence.token_ids)} tokens, {sequence.prompt_len} of them "
-                f"the prompt, cannot be rewound to {num_tokens}"
-            )
-        if sequence.swapped:
-            self._drop_swapped(sequence)
-        del sequence.token_ids[num_tokens:]
-        # The last token is computed again: its logits choose the next one.
-        sequence.num_scheduled = min(sequence.num_scheduled, num_tokens - 1)
-        self._blocks.truncate(sequence.blocks, sequence.num_scheduled)
-
-    def update_priority(self, sequence: Sequence, priority: Priority) -> None:
-        """Change how urgent a sequence is, wherever it stands."""
-        sequence.priority = priority
-        self._waiting.update(sequence)
 
     def schedule(self) -> Schedule:
         """The next step's chunks; empty when nothing can run before more tokens are read.
@@ -167,29 +39,6 @@ class ContinuousScheduler:
         self._policy.serve(plan.chunks.values())
         self._swapped_out = []
         return plan.schedule()
-
-    def preempt(self, sequence: Sequence) -> None:
-        """Take pages and slot from a running sequence; `SchedulerError` if it does not run."""
-        plan = StepPlan(0, self._swapped_out)
-        self._give_way(plan, sequence)
-
-    def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, whatever its state, and free its pages and slot; idempotent."""
-        if sequence.swapped:
-            self._drop_swapped(sequence)
-        if sequence in self._running or sequence in self._waiting:
-            group = self._policy.group(sequence)
-            self._members[group] -= 1
-            if not self._members[group]:
-                del self._members[group]
-        self._leave(sequence, RequestState.FINISHED)
-
-    def _check_new(self, sequence: Sequence) -> None:
-        if sequence.state is not RequestState.WAITING or sequence in self._waiting:
-            raise SchedulerError(
-                f"a sequence is added once, when new; this one is {sequence.state}"
-            )
-        check_can_end(sequence, self._max_model_len, self._blocks)
 
     def _go_on(self, plan: StepPlan) -> None:
         """A chunk for every running sequence that has work, while pages and budget last."""
@@ -213,7 +62,7 @@ class ContinuousScheduler:
         """Get the pages of `[start, end)`, from others if need be; whether it still runs."""
         while sequence.slot is not None and not self._blocks.can_write(sequence.blocks, start, end):
             if not self._reclaim():
-                self._give_way(plan, max(self._running, key=self._urgency))
+                self._give_way(plan, self._last(plan))
         if sequence.slot is None:  # It gave way: to one before it, or to itself.
             return False
         self._prepare(plan, sequence, start, end)
@@ -222,6 +71,14 @@ class ContinuousScheduler:
     def _prepare(self, plan: StepPlan, sequence: Sequence, start: int, end: int) -> None:
         if copies := self._blocks.prepare(sequence.blocks, start, end):
             plan.copies[sequence] = copies
+
+    def _last(self, plan: StepPlan) -> Sequence:
+        """Who gives way next. All are ranked once a step, however many have to."""
+        if plan.by_rank is None:
+            plan.by_rank = sorted(self._running, key=self._urgency)
+        while plan.by_rank[-1] not in self._running:
+            plan.by_rank.pop()
+        return plan.by_rank.pop()
 
     def _urgency(self, sequence: Sequence) -> tuple[float, tuple[float, ...]]:
         """What the policy compares; the highest gives way."""
@@ -243,25 +100,6 @@ class ContinuousScheduler:
         return bool(self._free_slots) and self._blocks.can_write(
             sequence.blocks, start, sequence.num_tokens
         )
-
-    def _give_way(self, plan: StepPlan, sequence: Sequence) -> None:
-        if sequence not in self._running:
-            raise SchedulerError(f"only a running sequence is preempted; this is {sequence.state}")
-        # A page that this step was going to copy is not worth moving: it holds nothing yet.
-        copied = plan.withdraw(sequence)
-        pages = None
-        if self._engine.preemption == "swap" and sequence.num_scheduled and not copied:
-            pages = self._blocks.swap_out(sequence.blocks, sequence.num_scheduled)
-        self._leave(sequence, RequestState.PREEMPTED)
-        sequence.num_preemptions += 1
-        if pages is None:
-            sequence.num_scheduled = 0
-        else:
-            plan.swapped_out.append((sequence, pages))
-            sequence.swapped = True
-            sequence.num_swaps += 1
-        self._waiting.push(sequence)
-        plan.preempted.append(sequence)
 
     def _admit(self, plan: StepPlan) -> None:
         """Start waiting sequences in the policy's order, up to the first that has to wait on."""
@@ -343,44 +181,3 @@ class ContinuousScheduler:
             self._blocks.swap_in(sequence.num_scheduled)
             plan.swapped_in.append((sequence, tuple(sequence.blocks.pages)))
             sequence.swapped = False
-
-    def _cache_pages(self, sequences) -> None:
-        """Offer full pages of known tokens to others: a step writes its pages before it reads."""
-        for sequence in sequences:
-            known = min(sequence.num_scheduled, len(sequence.token_ids))
-            if known // self._blocks.page_size > sequence.blocks.num_cached:
-                self._blocks.cache_full_pages(
-                    sequence.blocks, sequence.token_ids, known, sequence.request.cache_salt
-                )
-
-    def _reclaim(self, besides: Sequence | None = None) -> bool:
-        """Take the pages of a snapshot or of a waiting fork; False if none holds any."""
-        holder = next((h for h in self._holders if h is not besides), None)
-        if holder is None:
-            return False
-        del self._holders[holder]
-        self._take_pages(holder)
-        if isinstance(holder, Sequence):
-            holder.num_cached = 0
-        return True
-
-    def _take_pages(self, holder: Sequence | Snapshot) -> None:
-        self._blocks.release(holder.blocks)
-        holder.num_scheduled = 0
-
-    def _drop_swapped(self, sequence: Sequence) -> None:
-        self._blocks.swap_in(sequence.num_scheduled)
-        sequence.swapped, sequence.num_scheduled = False, 0
-        # A move that was planned and has not been made is not made any more.
-        self._swapped_out = [move for move in self._swapped_out if move[0] is not sequence]
-
-    def _leave(self, sequence: Sequence, state: RequestState) -> None:
-        if self._blocks.caches_prefixes and sequence.blocks.pages:
-            self._cache_pages((sequence,))
-        self._waiting.remove(sequence)
-        self._running.pop(sequence, None)
-        self._holders.pop(sequence, None)
-        self._blocks.release(sequence.blocks)
-        if sequence.slot is not None:
-            self._free_slots.append(sequence.slot)
-        sequence.slot, sequence.state = None, state
