@@ -141,6 +141,18 @@ def test_prompts_of_one_batch_share_their_beginning(plain):
         assert sum(output.metrics.cached_tokens for output in outputs) >= 4 * 12
 
 
+@pytest.mark.parametrize(
+    "hasher", [lambda before, page: b"", lambda before, page: bytes([len(page)])]
+)
+def test_a_hash_that_always_collides_costs_hits_and_no_answer(plain, hasher):
+    with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
+        llm.engine.blocks.prefix.hash = hasher
+        for _ in range(2):
+            outputs = llm.generate(prompts(), [params(i) for i in range(12)])
+            assert tokens(outputs) == plain["dense"]
+        assert 0 < len(llm.engine.blocks.prefix) < 4
+
+
 def test_prompt_logprobs_are_computed_in_full_whatever_is_cached():
     with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
         prompt = [7] * 21

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 import ferrum_jax as fj
-from ferrum_jax.runtime.timeline import Timeline, device_spans
+from ferrum_jax.runtime.timeline import Timeline
+from ferrum_jax.runtime.timeline.steps import device_spans
 from ferrum_jax.scheduler import FCFSPolicy
 from ferrum_jax.types import Request, SamplingParams, Schedule, ScheduledChunk, Sequence
 from tests.scheduler.helpers import Bench, engine

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ferrum_jax.runtime.timeline import TimelineChunk, TimelineStep
+from ferrum_jax.runtime.timeline.steps import TimelineChunk, TimelineStep
 
 KINDS = ("prefill", "prefill again", "decode")
 """How a chunk is coloured: `prefill again` holds tokens that ran before a preemption."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ferrum_jax.runtime.timeline import (
+from ferrum_jax.runtime.timeline.layout import KINDS, Bar, Column, lay_out, make_columns
+from ferrum_jax.runtime.timeline.steps import (
     TimelineStep,
     device_spans,
     sequence_label,
     sequence_order,
 )
-from ferrum_jax.runtime.timeline_layout import KINDS, Bar, Column, lay_out, make_columns
 from ferrum_jax.types import UnsupportedError
 
 if TYPE_CHECKING:
