@@ -60,13 +60,14 @@ class PagedMeta:
 
 
 def paged_meta(
-    batch: StepBatch, num_tokens: int, page_size: int, *, fixed_blocks: bool = False
+    batch: StepBatch, num_tokens: int, page_size: int, *, fixed: tuple[int, int] | None = None
 ) -> PagedMeta:
     """The layout of a step of `num_tokens` tokens (padding included), once for all layers.
 
     Args:
-        fixed_blocks: read keys in blocks of one size, however few pages a sequence may have: the
-            order of the sums is then the same for every `max_model_len`.
+        fixed: queries of a tile and tiles of a group, whatever the step holds; keys then come in
+            blocks of one size, however few pages a sequence may have. So the shape of every
+            product, and the order of every sum, is the same for all steps and all lengths.
     """
     num_rows = batch.slots.shape[0]
     index = jnp.arange(num_tokens, dtype=jnp.int32)
@@ -78,13 +79,13 @@ def paged_meta(
     positions = jnp.where(valid, batch.context_lens[rows] - lengths[rows] + offset, 0)
     pages = batch.block_tables[rows, positions // page_size]
 
-    num_pages = BLOCK_KEYS if fixed_blocks else batch.block_tables.shape[1]
-    decode_only = num_tokens == num_rows
-    tile = 1 if decode_only else min(PREFILL_TILE, num_tokens)
+    num_pages = batch.block_tables.shape[1] if fixed is None else BLOCK_KEYS
+    decode_only = fixed is None and num_tokens == num_rows
+    tile = 1 if decode_only else min(PREFILL_TILE, num_tokens) if fixed is None else fixed[0]
     tiles_of_row = -(-lengths // tile)
     first_tile = jnp.cumsum(tiles_of_row) - tiles_of_row
-    num_tiles = num_rows if decode_only else num_tokens // tile + num_rows
-    group = min(DECODE_GROUP, num_tiles) if decode_only else 1
+    num_tiles = min(num_rows if decode_only else num_tokens // tile + num_rows, num_tokens)
+    group = min(DECODE_GROUP, num_tiles) if decode_only else 1 if fixed is None else fixed[1]
     num_tiles += -num_tiles % group
     tile_index = jnp.arange(num_tiles, dtype=jnp.int32)
     tile_rows = jnp.searchsorted(jnp.cumsum(tiles_of_row), tile_index, side="right")

@@ -41,6 +41,9 @@ from ferrum_jax.types.sampling import MAX_LOGPROBS
 
 TILE_ROWS = 16
 """Tokens of a tile. Fewer make prefill dearer, more make decodes of few sequences dearer."""
+QUERIES, GROUP = 4, 4
+"""Tokens of one sequence that share a read of its keys, and how many such lots are read together.
+More queries make prefill cheaper and decoding dearer."""
 
 
 def run_tiled_step(
@@ -68,12 +71,10 @@ def run_tiled_step(
     def run(index: Array, carry: tuple) -> tuple:
         cache, results = carry
         first = index * TILE_ROWS
-        starts = jnp.minimum(jnp.arange(TILE_ROWS + 1), batch.query_starts[-1] - first)
         tile, scored_X = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, first, TILE_ROWS),
             (tokens, scored_T),
         )
-        tile = replace(tile, query_starts=starts.astype(jnp.int32))
         cache, result = _tile(
             params, cache, tile, scored_X, sampling, taps, config=config, bind=bind
         )
@@ -104,10 +105,32 @@ def _one_row_each(batch: StepBatch, num_tokens: int, padding_slot: int) -> StepB
     behind = batch.query_starts[rows + 1] - 1 - index
     return StepBatch(
         slots=jnp.where(valid, batch.slots[rows], padding_slot),
-        query_starts=index,  # each tile has its own
+        query_starts=index,
         context_lens=jnp.where(valid, batch.context_lens[rows] - behind, 0),
         samples=valid & (behind == 0) & batch.samples[rows],
         block_tables=jnp.where(valid[:, None], batch.block_tables[rows], 0),
+    )
+
+
+def _runs(tile: StepBatch) -> StepBatch:
+    """A tile's rows with those joined that follow one another in a sequence.
+
+    Attention reads the keys of a run once for `QUERIES` of its tokens.
+    """
+    valid_X = tile.context_lens > 0
+    follows = (tile.slots[1:] == tile.slots[:-1]) & (
+        tile.context_lens[1:] == tile.context_lens[:-1] + 1
+    )
+    starts_run_X = valid_X & jnp.concatenate([jnp.ones(1, bool), ~follows])
+    run_X = jnp.where(valid_X, jnp.cumsum(starts_run_X) - 1, TILE_ROWS)
+    starts = jnp.searchsorted(run_X, jnp.arange(TILE_ROWS + 1), side="left").astype(jnp.int32)
+    last = jnp.maximum(starts[1:] - 1, 0)
+    return StepBatch(
+        slots=tile.slots[last],
+        query_starts=starts,
+        context_lens=jnp.where(starts[1:] > starts[:-1], tile.context_lens[last], 0),
+        samples=tile.samples[last],
+        block_tables=tile.block_tables[last],
     )
 
 
@@ -126,7 +149,7 @@ def _tile(
 
     The next token of a row is the sampled one, or the one that its prompt goes on with.
     """
-    meta = paged_meta(tile, TILE_ROWS, cache.page_size, fixed_blocks=True)
+    meta = paged_meta(_runs(tile), TILE_ROWS, cache.page_size, fixed=(QUERIES, GROUP))
     tokens_X = sampling.history[tile.slots, meta.positions]
     hidden_XD, next_cache = forward(
         params, tokens_X, meta.positions, cache, config=config, attend=bind(meta), taps=taps

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ferrum_jax as fj
-from ferrum_jax.runtime.tiles import TILE_ROWS
 from tests.runtime.models import LAYERS, VOCAB, make_llm
 
 ENGINE = fj.EngineConfig(
@@ -203,10 +202,3 @@ def test_the_tiles_hold_no_second_cache():
     size = llm.engine.executor.cache.nbytes
     assert memory.alias_size_in_bytes >= size
     assert memory.temp_size_in_bytes < size / 4
-
-
-def test_a_tile_is_a_group_of_attention():
-    """One group walks the pages of a whole tile, so its shape is that of every tile."""
-    from ferrum_jax.attention.paged import DECODE_GROUP
-
-    assert TILE_ROWS == DECODE_GROUP

@@ -4,8 +4,8 @@ import pytest
 
 from ferrum_jax.interfaces import Scheduler
 from ferrum_jax.scheduler import FCFSPolicy
-from ferrum_jax.types import BlockTable, RequestState, ResourceExhausted, SchedulerError
-from tests.scheduler.helpers import Bench, engine, lengths, token_at
+from ferrum_jax.types import RequestState, ResourceExhausted, SchedulerError
+from tests.scheduler.helpers import Bench, engine, hold, lengths
 
 
 def owned_pages(bench: Bench) -> int:
@@ -60,7 +60,7 @@ class TestChunks:
         bench.step()
         assert bench.step().chunks == ()
         assert sequence.finished
-        assert sequence.token_ids[4:] == [token_at(0, 0, 4)]
+        assert sequence.token_ids == bench.expected(sequence)
 
     def test_scoring_runs_every_token_and_samples_none(self):
         bench = Bench(engine(), num_pages=4)
@@ -77,10 +77,7 @@ class TestChunks:
         for prompt_len in (3, 17, 9, 1, 5):
             bench.add(prompt_len, 9)
         bench.run()
-        for i, sequence in enumerate(bench.sequences):
-            first = sequence.prompt_len
-            expected = [token_at(i, 0, p) for p in range(first, first + 9)]
-            assert sequence.token_ids[first:] == expected
+        bench.check_all_ended()
 
 
 class TestWithoutChunkedPrefill:
@@ -145,16 +142,47 @@ class TestAdmission:
         with pytest.raises(SchedulerError, match="finished"):
             bench.scheduler.add(sequence)
 
+    def test_as_many_wait_as_max_waiting_lets(self):
+        bench = Bench(engine(max_waiting=3), num_pages=20)
+        for _ in range(2):
+            bench.add(2)
+        bench.scheduler.check_queue(1)
+        with pytest.raises(
+            ResourceExhausted, match=r"2 sequences wait .*\.max_waiting = 3 .*no room for 2 more"
+        ):
+            bench.scheduler.check_queue(2)
+        bench.step()
+        bench.scheduler.check_queue(3)
+        bench.run()
+
+    def test_any_number_waits_where_no_limit_is_set(self):
+        Bench(engine(), num_pages=20).scheduler.check_queue(10**9)
+
     def test_pages_held_elsewhere_that_leave_no_room_are_an_error_not_a_wait(self):
         bench = Bench(engine(), num_pages=5)
-        held = BlockTable()
-        bench.blocks.grow(held, 12)
+        held = hold(bench, 12)
         sequence = bench.add(5)
         with pytest.raises(ResourceExhausted, match=r"5 tokens cannot start .* 1 of 4 .*forked"):
             bench.scheduler.schedule()
         bench.blocks.release(held)
         bench.run()
         assert len(sequence.token_ids) == 9
+
+    def test_that_error_loses_no_page_on_its_way_to_host_memory(self):
+        settings = engine(run_ahead=False, preemption="swap")
+        bench = Bench(settings, num_pages=5, num_host_pages=4)
+        sequence = bench.add(7, 6)
+        bench.step()
+        bench.scheduler.preempt(sequence)
+        held = hold(bench, 12)
+        # The device reads the pages of a swapped sequence first: these were not written since.
+        with pytest.raises(ResourceExhausted, match="8 tokens cannot start"):
+            bench.step()
+        bench.blocks.release(held)
+        schedule = bench.step()
+        assert [s for s, _ in schedule.swapped_out] == [sequence]
+        bench.run()
+        bench.check_all_ended()
 
 
 class TestPreemption:
@@ -167,9 +195,7 @@ class TestPreemption:
         bench.run()
         assert older.num_preemptions == 0
         assert younger.num_preemptions > 0
-        for i, sequence in enumerate((older, younger)):
-            assert sequence.token_ids[12:] == [token_at(i, 0, p) for p in range(12, 28)]
-        assert bench.blocks.num_free == bench.blocks.num_total
+        bench.check_all_ended()
 
     @pytest.mark.parametrize("run_ahead", [True, False])
     def test_two_long_prompts_that_together_exceed_the_pages_both_end(self, run_ahead):
@@ -178,7 +204,7 @@ class TestPreemption:
         for _ in bench.steps_until_finished(older):
             assert not younger.finished
         bench.run()
-        assert [len(s.token_ids) for s in (older, younger)] == [32, 32]
+        bench.check_all_ended()
         assert older.num_preemptions == 0
 
     def test_the_victim_loses_all_and_waits_without_being_scheduled(self):
@@ -214,10 +240,7 @@ class TestPreemption:
         assert [chunk.sequence for chunk in schedule.chunks] == [old]
         assert (young.num_pending, young.num_scheduled) == (0, 0)
         bench.run()
-        for i, sequence in enumerate((young, old)):
-            first = sequence.prompt_len
-            expected = [token_at(i, 0, p) for p in range(first, first + 10)]
-            assert sequence.token_ids[first:] == expected
+        bench.check_all_ended()
 
     def test_the_tokens_of_a_withdrawn_chunk_go_to_others(self):
         bench = Bench(engine(run_ahead=False), num_pages=9)
@@ -227,8 +250,7 @@ class TestPreemption:
         bench.add(20, 8, arrival=2.0)
         assert lengths(bench.step()) == [(0, 7, 1, True), (1, 0, 3, True), (2, 0, 4, False)]
         assert lengths(bench.step()) == [(0, 8, 1, True), (1, 3, 1, True), (2, 4, 6, False)]
-        held = BlockTable()
-        bench.blocks.grow(held, 4)
+        hold(bench, 4)
         schedule = bench.step()
         assert schedule.preempted == (young,)
         assert lengths(schedule) == [(1, 4, 1, True), (2, 10, 7, False)]
@@ -237,15 +259,18 @@ class TestPreemption:
         """Under a policy that would let a newcomer have the victim's pages."""
 
         class NewestFirst(FCFSPolicy):
-            def order(self, waiting):
-                return super().order(waiting)[::-1]
+            """The victim is still the youngest: who runs has another rank than who waits."""
+
+            def rank(self, sequence):
+                arrival, running = sequence.request.arrival, sequence.slot is not None
+                return (arrival if running else -arrival,)
 
         bench = Bench(engine(run_ahead=False), num_pages=6, policy=NewestFirst())
         older = bench.add(3, 8)
         bench.step()
         younger = bench.add(7, 8)
         bench.step()
-        bench.blocks.grow(BlockTable(), bench.blocks.num_free * bench.blocks.page_size)
+        hold(bench, bench.blocks.num_free * bench.blocks.page_size)
         newcomer = bench.add(1, 2)
         schedule = bench.step()
         assert schedule.preempted == (younger,)
