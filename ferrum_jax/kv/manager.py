@@ -140,7 +140,7 @@ class BlockTableManager:
         if self.prefix is None:
             return 0
         count = limit // self._page_size
-        self._extend_digests(table, tokens, salt, count)
+        self._extend_digests(self.prefix, table, tokens, salt, count)
         pages = [self._page_tokens(tokens, i) for i in range(count)]
         found = self.prefix.match(table.digests[:count], pages, salt)
         for entry in found:
@@ -161,7 +161,7 @@ class BlockTableManager:
         count = num_tokens // self._page_size
         if self.prefix is None or count <= table.num_cached:
             return
-        self._extend_digests(table, tokens, salt, count)
+        self._extend_digests(self.prefix, table, tokens, salt, count)
         first, table.num_cached = table.num_cached, count
         if (
             first and table.anchor is None
@@ -203,12 +203,11 @@ class BlockTableManager:
         return tuple(tokens[index * size : (index + 1) * size])
 
     def _extend_digests(
-        self, table: BlockTable, tokens: Sequence[int], salt: str, count: int
+        self, prefix: PrefixCache, table: BlockTable, tokens: Sequence[int], salt: str, count: int
     ) -> None:
-        assert self.prefix is not None
         for i in range(len(table.digests), count):
             before = table.digests[i - 1] if i else root_digest(salt)
-            table.digests.append(self.prefix.hash(before, self._page_tokens(tokens, i)))
+            table.digests.append(prefix.hash(before, self._page_tokens(tokens, i)))
 
     def _shared_tail(self, table: BlockTable, start: int) -> int | None:
         """Which of the table's pages a write at `start` has to copy first."""

@@ -6,8 +6,9 @@ from ferrum_jax.types import RequestState, SchedulerError, Sequence
 from tests.scheduler.helpers import Bench, engine, hold, lengths
 
 
-def bench(num_pages: int = 30, **settings) -> Bench:
-    return Bench(engine(**{"run_ahead": False, **settings}), num_pages=num_pages)
+def bench(num_pages: int = 30, *, num_host_pages: int = 0, **settings) -> Bench:
+    options = {"run_ahead": False, **settings}
+    return Bench(engine(**options), num_pages=num_pages, num_host_pages=num_host_pages)
 
 
 def decoding(b: Bench, prompt_len: int = 7, tokens: int = 10, **options) -> Sequence:
@@ -64,8 +65,7 @@ class TestFork:
         assert len({tuple(s.token_ids) for s in [leader, *followers]}) == 5
 
     def test_a_twin_of_one_in_host_memory_computes_anew(self):
-        b = bench(preemption="swap")
-        b.blocks.num_host_free = b.num_host_pages = 9
+        b = bench(preemption="swap", num_host_pages=9)
         parent = decoding(b)
         b.scheduler.preempt(parent)
         twin = b.fork(parent)
@@ -159,9 +159,9 @@ class TestRewind:
         before = list(sequence.token_ids)
         b.rewind(sequence, length, seed=77)
         b.run()
-        assert b.add(before, 4).request
+        again = b.add(before, 4)
         b.run()
-        assert b.sequences[-1].num_cached == 12
+        assert again.num_cached == 12
         b.check_all_ended()
 
     def test_pages_behind_it_are_free(self):
