@@ -126,7 +126,7 @@ class SchedulingPolicy(Protocol):
         ...
 
     def join(self, sequence: Sequence) -> None:
-        """A new sequence has come."""
+        """A sequence has come to a group that had none waiting or running."""
         ...
 
     def serve(self, chunks: Iterable[ScheduledChunk]) -> None:

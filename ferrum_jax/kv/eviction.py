@@ -36,7 +36,7 @@ class LRU:
 
 
 class FIFO:
-    """The page that was cached first, however often it was used since."""
+    """The page that was the first to be cached and in nobody's table, however often used since."""
 
     def __init__(self) -> None:
         self._births: dict[int, int] = {}

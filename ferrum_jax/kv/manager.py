@@ -91,7 +91,6 @@ class BlockTableManager:
             old, new = table.pages[index], pages.pop()
             table.pages[index] = new
             self.pool.free([old])
-            self._uncover(table, index)
             copies = ((old, new),)
         table.pages += pages
         table.tail_shared = False

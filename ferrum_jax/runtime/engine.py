@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -168,7 +169,8 @@ class Engine:
             streams: decode the text as it comes, for `step`'s deltas.
             keep: let every completion that ends for its length leave a snapshot, in
                 `take_tracker(id).snapshots`.
-            after: a snapshot whose tokens the prompt begins with; its pages are shared.
+            after: a snapshot whose tokens the prompt begins with; its pages are shared, unless
+                the prompt's logprobs are wanted, which takes computing all of it.
 
         Raises:
             RequestError: an empty or too long prompt, a token id outside the vocabulary, or a
@@ -195,12 +197,11 @@ class Engine:
         )
         sequences = self._intake.sequences(request)
         self._scheduler.check_queue(len(sequences))
-        self._loop.track(self._tracker(request, sequences, streams, keep))
-        if after is not None and after.num_scheduled:
-            known = min(after.num_scheduled, len(request.prompt_token_ids) - 1)
-            self._scheduler.fork(after.blocks, known, sequences[0])
-        else:
+        if after is None or score_only or params.prompt_logprobs is not None:
             self._scheduler.add(sequences[0])
+        else:
+            self._scheduler.fork(after.blocks, self._shared(after, request), sequences[0])
+        self._loop.track(self._tracker(request, sequences, streams, keep))
         return request.request_id
 
     def step(self) -> list[StreamDelta]:
@@ -255,11 +256,13 @@ class Engine:
         (twin,) = self._intake.sequences(request)
         twin.token_ids, twin.priority = list(parent.token_ids), parent.priority
         self._scheduler.check_queue(1)
-        tracker = self._tracker(request, [twin], builder.streams)
-        tracker.builders[0].replay(builder)
-        self._loop.track(tracker)
         known = 0 if parent.swapped else min(parent.num_scheduled, len(twin.token_ids) - 1)
         self._scheduler.fork(parent.blocks, known, twin)
+        tracker = self._tracker(request, [twin], builder.streams)
+        tracker.builders[0].replay(builder)
+        # Of the prompt's logprobs the twin computes only what its original has not yet.
+        tracker.prompt_scores = copy.deepcopy(self._loop.running[request_id].prompt_scores)
+        self._loop.track(tracker)
         return request.request_id
 
     def snapshot(self, request_id: int, *, index: int = 0) -> Snapshot:
@@ -336,6 +339,21 @@ class Engine:
     def record_timeline(self, timeline: Timeline | None) -> None:
         """Let a timeline take in every step from now on; None: no longer."""
         self._loop.timeline = timeline
+
+    def _shared(self, snapshot: Snapshot, request: Request) -> int:
+        """Tokens of a request's prompt whose pages a snapshot shares with it.
+
+        Raises:
+            RequestError: the prompt does not begin with the snapshot's tokens.
+        """
+        prompt, tokens = request.prompt_token_ids, snapshot.token_ids
+        if prompt[: len(tokens)] != tokens:
+            raise RequestError(
+                f"the prompt of {len(prompt)} tokens does not begin with the snapshot's "
+                f"{len(tokens)}; give a prompt that does, without truncate_prompt_tokens, or no "
+                "snapshot"
+            )
+        return min(self._scheduler.num_held(snapshot), len(prompt) - 1)
 
     def _settled(self, request_id: int, index: int) -> CompletionBuilder:
         """A completion that has not ended, all its tokens known."""

@@ -22,7 +22,7 @@ class FairSharePolicy(FCFSPolicy):
     def __init__(self, weights: Mapping[str, float]):
         self._weights = dict(weights)
         self._served: dict[str, float] = {}
-        self._now = 0.0
+        self._now, self._limit = 0.0, MAX_CLIENTS
 
     def rank(self, sequence: Sequence) -> tuple[float, ...]:
         return age(sequence)
@@ -31,7 +31,7 @@ class FairSharePolicy(FCFSPolicy):
         return sequence.request.client
 
     def group_rank(self, group: str) -> float:
-        return self._served.get(group, 0.0)
+        return self._served.get(group, self._now)
 
     def join(self, sequence: Sequence) -> None:
         client = sequence.request.client
@@ -48,6 +48,7 @@ class FairSharePolicy(FCFSPolicy):
             served = self._served.get(client, self._now)
             self._served[client] = served + count / self._weights.get(client, 1.0)
         self._now = max(self._now, min(self._served[client] for client in tokens))
-        if len(self._served) > MAX_CLIENTS:
+        if len(self._served) > self._limit:
             # A client at or below the present level would be raised to it when it comes back.
             self._served = {c: s for c, s in self._served.items() if s > self._now or c in tokens}
+            self._limit = max(MAX_CLIENTS, 2 * len(self._served))

@@ -109,8 +109,14 @@ class Roster:
 
     def drop(self, snapshot: Snapshot) -> None:
         """Give a snapshot's pages back; idempotent."""
-        if self._holders.pop(snapshot, False) is None:
+        if snapshot in self._holders:
+            del self._holders[snapshot]
             self._take_pages(snapshot)
+
+    def num_held(self, snapshot: Snapshot) -> int:
+        """Tokens whose pages a snapshot holds here: none once they were taken back, or if its
+        sequence was another engine's."""
+        return snapshot.num_scheduled if snapshot in self._holders else 0
 
     def drop_all_pages(self) -> None:
         """Take the pages of all that do not run: the cache behind them is lost."""

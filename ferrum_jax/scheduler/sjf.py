@@ -23,5 +23,5 @@ class SJFPolicy(FCFSPolicy):
 
     def rank(self, sequence: Sequence) -> tuple[float, ...]:
         arrival, *ties = age(sequence)
-        end = sequence.prompt_len if sequence.request.score_only else sequence.max_len
-        return (arrival + (end - sequence.num_scheduled) * self._seconds_per_token, *ties)
+        work = sequence.max_len - sequence.num_scheduled
+        return (arrival + work * self._seconds_per_token, *ties)

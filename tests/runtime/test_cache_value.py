@@ -242,6 +242,55 @@ def test_what_cannot_be_forked_or_rewound_says_why(llm):
     engine.abort(streamed)
 
 
+def test_a_prompt_that_does_not_begin_with_the_snapshot_is_refused(llm):
+    engine = llm.engine
+    request = started(llm)
+    snapshot = engine.snapshot(request)
+    with pytest.raises(fj.RequestError, match="does not begin with the snapshot's"):
+        engine.add([5, 6, 7], GREEDY, after=snapshot)
+    with pytest.raises(fj.RequestError, match="truncate_prompt_tokens"):
+        engine.resume(snapshot, replace(GREEDY, truncate_prompt_tokens=4))
+    finish(engine, request)
+    engine.release(snapshot)
+
+
+def test_a_snapshot_of_another_engine_is_computed_anew(llm):
+    with make_llm("dense", replace(ENGINE, page_size=8)) as other:
+        request = started(other)
+        snapshot = other.engine.snapshot(request)
+        finish(other.engine, request)
+        rest = replace(GREEDY, max_tokens=3)
+        here = finish(llm.engine, llm.engine.resume(snapshot, rest)).token_ids
+        assert here == finish(other.engine, other.engine.resume(snapshot, rest)).token_ids
+        llm.engine.release(snapshot)
+        other.engine.release(snapshot)
+        assert other.engine.free_pages == other.engine.blocks.num_total
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_prompt_logprobs_of_forks_and_of_resumed_snapshots_are_whole(steps):
+    params = replace(GREEDY, prompt_logprobs=1, max_tokens=6)
+    with make_llm("dense", replace(ENGINE, max_num_batched_tokens=7)) as llm:
+        engine = llm.engine
+        request = started(llm, params, steps=steps)
+        twin, snapshot = engine.fork(request), engine.snapshot(request)
+        while engine.has_work:
+            engine.step()
+        first, second = engine.take(request), engine.take(twin)
+        assert len(first.prompt_logprobs) == len(second.prompt_logprobs) == len(PROMPT)
+        for one, other in zip(first.prompt_logprobs[1:], second.prompt_logprobs[1:], strict=True):
+            assert {t: pytest.approx(p.logprob, abs=1e-4) for t, p in one.items()} == {
+                t: p.logprob for t, p in other.items()
+            }
+        resumed = engine.resume(snapshot, params)
+        while engine.has_work:
+            engine.step()
+        tables = engine.take(resumed).prompt_logprobs[1:]
+        assert len(tables) == len(snapshot.token_ids) - 1
+        assert all(np.isfinite(p.logprob) for table in tables for p in table.values())
+        engine.release(snapshot)
+
+
 def test_a_streaming_fork_streams_what_comes_after_the_fork(llm):
     engine = llm.engine
     request = engine.add(PROMPT, GREEDY, streams=True)
