@@ -4,8 +4,10 @@ XLA chooses the order of a sum by the shapes of its operands, so the same token 
 in a batch of another size. Within one shape rows do not see each other. So the step is cut into
 tiles of `TILE_ROWS` tokens, and a loop, whose number of turns is data, runs each tile through the
 whole model: embedding, layers, cache, logits, sampling and logprobs. A token of a prefill chunk is
-a row like one that is decoded or scored, with its own walk over its own pages; hence nothing that
-it is batched with, and no cut of its prompt, can change a bit of it.
+a row like one that is decoded or scored. In attention up to `QUERIES` tokens that follow one
+another in a sequence read their keys together, each masked by its own position; they too are rows
+of one shape. Hence nothing that a token is batched with, and no cut of its prompt, can change a
+bit of it.
 
 What is fixed by construction: the shape of every product and sum; the number of keys in a block of
 attention, and the order of the blocks. What is relied on, and tested: that XLA gives a row of one
@@ -61,7 +63,9 @@ def run_tiled_step(
 
     `StepOutput.prompt` is always there; what no row asks for is zero.
     """
-    padded = -(-shape.tokens // TILE_ROWS) * TILE_ROWS
+    # At least two tiles: of a lone one XLA sees that its slice is the whole, drops the slice, and
+    # fuses what is left in another way.
+    padded = max(2, -(-shape.tokens // TILE_ROWS)) * TILE_ROWS
     padding_slot = sampling.history.shape[0] - 1
     tokens = _one_row_each(batch, padded, padding_slot)
     scored_T = (sampling.num_prompt_logprobs[tokens.slots] >= 0) & (
@@ -71,13 +75,13 @@ def run_tiled_step(
     def run(index: Array, carry: tuple) -> tuple:
         cache, results = carry
         first = index * TILE_ROWS
-        tile, scored_X = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, first, TILE_ROWS),
-            (tokens, scored_T),
-        )
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=TILE_ROWS)
+        # The barriers keep what depends on the step's own sizes out of the tile's fusions.
+        tile, scored_X = jax.lax.optimization_barrier(jax.tree.map(cut, (tokens, scored_T)))
         cache, result = _tile(
             params, cache, tile, scored_X, sampling, taps, config=config, bind=bind
         )
+        result = jax.lax.optimization_barrier(result)
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
         return cache, jax.tree.map(put, results, result)
 

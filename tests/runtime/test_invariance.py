@@ -110,6 +110,28 @@ def test_every_setting_gives_the_same_bits(kind, name):
         assert sum(output.metrics.cached_tokens for output in again) > 100
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_num_batched_tokens": 1, "max_num_seqs": 1},
+        {"max_num_batched_tokens": 16, "max_num_seqs": 8},
+        {"max_num_batched_tokens": 300, "num_pages": 20, "max_model_len": 150},
+    ],
+    ids=["a token a step", "a tile a step", "large steps"],
+)
+def test_the_sizes_of_a_step_do_not_show_in_a_larger_model(changes):
+    """The demo model: its sums are long enough for XLA to take them in several orders."""
+    base = fj.EngineConfig(
+        num_pages=200, max_num_batched_tokens=64, max_num_seqs=4, batch_invariant=True
+    )
+    texts = ["The for statement", "def main(", "import os\n" * 12]
+    each = replace(params(1), max_tokens=6)
+    with fj.LLM.load("demo", engine=base) as llm:
+        expected = [bits(llm.generate(text, each)[0]) for text in texts]
+    with fj.LLM.load("demo", engine=replace(base, **changes)) as llm:
+        assert [bits(output) for output in llm.generate(texts, each)] == expected
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_decoding_equals_scoring(kind):
     llm = shared(kind)
