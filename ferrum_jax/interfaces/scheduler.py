@@ -126,7 +126,11 @@ class SchedulingPolicy(Protocol):
         ...
 
     def join(self, sequence: Sequence) -> None:
-        """A sequence has come to a group that had none waiting or running."""
+        """A sequence has come to a group that had none waiting."""
+        ...
+
+    def admit(self, sequence: Sequence) -> None:
+        """A waiting sequence is going to start."""
         ...
 
     def serve(self, chunks: Iterable[ScheduledChunk]) -> None:

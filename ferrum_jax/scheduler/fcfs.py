@@ -31,6 +31,9 @@ class FCFSPolicy:
     def join(self, sequence: Sequence) -> None:
         pass
 
+    def admit(self, sequence: Sequence) -> None:
+        pass
+
     def serve(self, chunks: Iterable[ScheduledChunk]) -> None:
         pass
 

@@ -35,6 +35,10 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._numbers)
 
+    def has_line(self, group: str) -> bool:
+        """Whether anybody of a group waits."""
+        return group in self._lines
+
     def push(self, sequence: Sequence) -> None:
         """Let a sequence wait, in its place by the rank that it has now."""
         sequence.queued = next(self._next)

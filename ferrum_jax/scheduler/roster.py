@@ -39,7 +39,6 @@ class Roster:
         # A dict as an ordered set: whatever ends or gives way is taken out in O(1).
         self._running: dict[Sequence, None] = {}
         self._waiting = WaitingQueue(policy)
-        self._members: dict[str, int] = {}  # of each group: sequences that have not ended
         self._holders: dict[Sequence | Snapshot, None] = {}
         self._free_slots = list(range(engine.max_num_seqs - 1, -1, -1))
         self._swapped_out: list[tuple[Sequence, Pages]] = []
@@ -77,9 +76,7 @@ class Roster:
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; `SchedulerError` if it is not new or could never end."""
         self._check_new(sequence)
-        group = self._policy.group(sequence)
-        self._members[group] = self._members.get(group, 0) + 1
-        if self._members[group] == 1:  # A group that has work already did not idle.
+        if not self._waiting.has_line(self._policy.group(sequence)):
             self._policy.join(sequence)
         self._waiting.push(sequence)
 
@@ -158,11 +155,6 @@ class Roster:
         """Take a sequence out, whatever its state, and free its pages and slot; idempotent."""
         if sequence.swapped:
             self._drop_swapped(sequence)
-        if sequence in self._running or sequence in self._waiting:
-            group = self._policy.group(sequence)
-            self._members[group] -= 1
-            if not self._members[group]:
-                del self._members[group]
         self._leave(sequence, RequestState.FINISHED)
 
     def _check_new(self, sequence: Sequence) -> None:

@@ -31,12 +31,12 @@ class ContinuousScheduler(Roster):
             self._rotate(plan)
         rotated = len(plan.preempted)
         self._go_on(plan)
+        self._policy.serve(plan.chunks.values())
         if self._blocks.caches_prefixes:
             self._cache_pages(plan.chunks)
         # Nobody starts on pages that were just taken from another.
         if len(plan.preempted) == rotated:
             self._admit(plan)
-        self._policy.serve(plan.chunks.values())
         self._swapped_out = []
         return plan.schedule()
 
@@ -129,6 +129,8 @@ class ContinuousScheduler(Roster):
         start = sequence.num_scheduled
         self._prepare(plan, sequence, start, start + length)
         plan.put(sequence, start, start + length)
+        self._policy.admit(sequence)
+        self._policy.serve((plan.chunks[sequence],))
         if self._blocks.caches_prefixes:
             self._cache_pages((sequence,))
         return True

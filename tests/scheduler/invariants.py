@@ -95,8 +95,6 @@ def check_sequences(bench: Bench) -> None:
     assert set(scheduler._holders) <= {*waiting, *bench.snapshots}
     shares = {owner for owner in (*waiting, *bench.snapshots) if owner.blocks.pages}
     assert shares == {owner for owner in scheduler._holders if owner.blocks.pages}
-    groups = Counter(scheduler._policy.group(sequence) for sequence in (*running, *waiting))
-    assert groups == scheduler._members
 
 
 def check_schedule(bench: Bench, schedule: Schedule) -> None:
