@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop what a module has compiled: thousands of programs exceed a process's memory maps."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_report_header() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,12 +50,7 @@ from ferrum_jax.types import (
 ADMITTED_AT_ONCE = 8
 """Sequences whose sampling state one call writes; a step that admits more makes several calls."""
 
-# Made once: engines of one model and size share what was traced.
-_STEP, _TILED_STEP = (
-    jax.jit(step, static_argnames=("config", "shape", "bind"), donate_argnums=(1, 3))
-    for step in (run_step, run_tiled_step)
-)
-_WRITE_SLOTS = jax.jit(write_slots, donate_argnums=0)
+_write_slots = jax.jit(write_slots, donate_argnums=0)
 
 
 class Executor:
@@ -84,7 +80,7 @@ class Executor:
         self._num_written = [0] * engine.max_num_seqs
         self._kv = kv
         self.reset()
-        self._step = _TILED_STEP if engine.batch_invariant else _STEP
+        self._step = run_tiled_step if engine.batch_invariant else run_step
         self.num_steps = 0
 
     def reset(self) -> None:
@@ -158,8 +154,11 @@ class Executor:
         structs = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
         )
-        lowered = self._step.lower(*structs, config=self._config, shape=shape, bind=self._bind)
-        few_rows = shape.tokens == shape.rows or self._step is _TILED_STEP
+        # A function of its own, so that its program goes when this executor goes: jax keeps what it
+        # compiled for as long as there is the function.
+        function = partial(self._step, config=self._config, shape=shape, bind=self._bind)
+        lowered = jax.jit(function, donate_argnums=(1, 3)).lower(*structs)
+        few_rows = shape.tokens == shape.rows or self._step is run_tiled_step
         options = self._decode_options if few_rows else None
         self._compiled[shape] = lowered.compile(compiler_options=options)
         self._seconds[shape] = time.monotonic() - start
@@ -193,7 +192,7 @@ class Executor:
                 vocab_size=self._config.vocab_size,
                 width=ADMITTED_AT_ONCE,
             )
-            self._sampling = _WRITE_SLOTS(self._sampling, slots, rows)
+            self._sampling = _write_slots(self._sampling, slots, rows)
 
     def _write_table(self, sequence: Sequence) -> None:
         """Bring a slot's row of the block tables up to date, from the first page that is new."""

@@ -329,7 +329,8 @@ class LLM:
     ) -> list[int]:
         """Queue all prompts, or none if one of them is refused."""
         count = len(prompts)
-        columns = {name: per_prompt(name, value, count) for name, value in service.items()}
+        names = {"params": "SamplingParams"}
+        columns = {k: per_prompt(names.get(k, k), v, count) for k, v in service.items()}
         ids: list[int] = []
         try:
             for i, prompt in enumerate(prompts):

@@ -48,6 +48,8 @@ def optimised_programs():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+    shared.cache_clear()
+    alone.cache_clear()
 
 
 def prompts() -> list[list[int]]:

@@ -15,6 +15,7 @@ _STEPS, _SEQUENCES = 1, 2  # Processes of the trace: each is a group of tracks.
 
 
 def trace_events(steps: tuple[TimelineStep, ...]) -> list[dict[str, Any]]:
+    """The events of a trace: a track of steps, one for each sequence, and counters."""
     threads = {sequence: row for row, sequence in enumerate(sequence_order(steps), 1)}
     events = [
         _named("process_name", "engine", _STEPS),
