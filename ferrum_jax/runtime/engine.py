@@ -224,8 +224,7 @@ class Engine:
             RequestError: it is no priority, or the request has ended.
         """
         level = checked_priority(priority)
-        self._loop.builder(request_id, 0)
-        for builder in self._loop.running[request_id].builders:
+        for builder in self._loop.tracker(request_id).builders:
             self._scheduler.update_priority(builder.sequence, level)
 
     def preempt(self, request_id: int, index: int = 0) -> None:
@@ -256,8 +255,7 @@ class Engine:
         (twin,) = self._intake.sequences(request)
         twin.token_ids, twin.priority = list(parent.token_ids), parent.priority
         self._scheduler.check_queue(1)
-        known = 0 if parent.swapped else min(parent.num_scheduled, len(twin.token_ids) - 1)
-        self._scheduler.fork(parent.blocks, known, twin)
+        self._scheduler.fork(parent.blocks, self._scheduler.num_shareable(parent), twin)
         tracker = self._tracker(request, [twin], builder.streams)
         tracker.builders[0].replay(builder)
         # Of the prompt's logprobs the twin computes only what its original has not yet.

@@ -110,6 +110,16 @@ class StepLoop:
             if not builder.sequence.finished:
                 self._end(tracker, builder, builder.finish(reason))
 
+    def tracker(self, request_id: int) -> RequestTracker:
+        """A request that has not ended.
+
+        Raises:
+            RequestError: there is none of that id.
+        """
+        if request_id not in self.running:
+            raise RequestError(f"request {request_id} has no completion that is still running")
+        return self.running[request_id]
+
     def builder(self, request_id: int, index: int) -> CompletionBuilder:
         """A completion that has not ended.
 

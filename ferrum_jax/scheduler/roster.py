@@ -94,10 +94,13 @@ class Roster:
             self._holders[sequence] = None
         self.add(sequence)
 
+    def num_shareable(self, sequence: Sequence) -> int:
+        """Known tokens whose pages another can share: all but the last, none in host memory."""
+        return 0 if sequence.swapped else min(sequence.num_scheduled, len(sequence.token_ids) - 1)
+
     def snapshot(self, sequence: Sequence) -> Snapshot:
         """A sequence as it stands, its known tokens; it shares the pages, while they last."""
-        tokens = tuple(sequence.token_ids)
-        known = 0 if sequence.swapped else min(sequence.num_scheduled, len(tokens) - 1)
+        tokens, known = tuple(sequence.token_ids), self.num_shareable(sequence)
         salt = sequence.request.cache_salt
         snapshot = Snapshot(tokens, sequence.prompt_len, salt, known)
         snapshot.blocks = self._blocks.fork(sequence.blocks, known)

@@ -233,6 +233,23 @@ def test_priorities_decide_and_can_be_changed():
             engine.update_priority(ids[0], "low")
 
 
+def test_a_priority_can_be_changed_while_any_completion_runs():
+    with make_llm("dense", replace(ENGINE, policy="priority")) as llm:
+        engine = llm.engine
+        (first,) = tokens(llm.generate([[5, 6]], replace(params(1), max_tokens=1)))
+        # The first completion stops at once, the second goes on.
+        several = replace(params(1), n=2, max_tokens=9, stop_token_ids=(first[0],))
+        request = engine.add([5, 6], several)
+        for _ in range(5):
+            engine.step()
+        sequences = engine.scheduler.running
+        assert [sequence.index for sequence in sequences] == [1]
+        engine.update_priority(request, "critical")
+        assert sequences[0].priority is fj.Priority.CRITICAL
+        while engine.has_work:
+            engine.step()
+
+
 def test_ten_thousand_requests_leave_nothing_behind():
     """Random lengths and aborts through a small cache: all end, no page or entry stays."""
     engine_config = replace(
