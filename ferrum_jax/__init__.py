@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ferrum_jax.models import forward, forward_capture, unembed
     from ferrum_jax.models.edit import edit_layers
     from ferrum_jax.models.weights.load import load_model
+    from ferrum_jax.research import edits
     from ferrum_jax.runtime.llm import LLM
     from ferrum_jax.types import (
         ConfigError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         LayerSpec,
         ModelConfig,
         ModelError,
+        Place,
         Priority,
         RequestError,
         ResourceExhausted,
@@ -52,6 +54,7 @@ __all__ = [
     "LayerSpec",
     "ModelConfig",
     "ModelError",
+    "Place",
     "Priority",
     "RequestError",
     "ResourceExhausted",
@@ -64,6 +67,7 @@ __all__ = [
     "__version__",
     "dense_attention",
     "edit_layers",
+    "edits",
     "forward",
     "forward_capture",
     "load_model",
@@ -74,12 +78,15 @@ _MODULES = {
     "LLM": "ferrum_jax.runtime.llm",
     "dense_attention": "ferrum_jax.attention",
     "edit_layers": "ferrum_jax.models.edit",
+    "edits": "ferrum_jax.research",
     "forward": "ferrum_jax.models",
     "forward_capture": "ferrum_jax.models",
     "load_model": "ferrum_jax.models.weights.load",
     "unembed": "ferrum_jax.models",
 }
 """Where a name comes from, if not from `ferrum_jax.types`."""
+_SUBMODULES = {"edits"}
+"""Names that are modules themselves."""
 
 
 def __getattr__(name: str) -> Any:
@@ -88,7 +95,11 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value = _version()
     else:
-        value = getattr(import_module(_MODULES.get(name, "ferrum_jax.types")), name)
+        module = _MODULES.get(name, "ferrum_jax.types")
+        if name in _SUBMODULES:
+            value = import_module(f"{module}.{name}")
+        else:
+            value = getattr(import_module(module), name)
     globals()[name] = value
     return value
 

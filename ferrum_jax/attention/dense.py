@@ -50,10 +50,10 @@ def dense_attention(
     scores = soft_capped(scores * spec.scale, spec.soft_cap)
     scores = scores.reshape(kv_heads, groups, tokens, tokens)
     scores = jnp.where(causal_mask(meta, spec.window), scores, MASKED)
-    weights = _softmax(scores, sinks, groups)
+    weights = softmax_with_sinks(scores, sinks, groups)
     if tap_pattern is not None:
-        weights = tap_pattern(weights.reshape(spec.num_heads, *weights.shape[2:]))
-        weights = weights.reshape(spec.num_kv_heads, groups, *weights.shape[1:])
+        pattern_TNS = weights.reshape(spec.num_heads, tokens, tokens).transpose(1, 0, 2)
+        weights = tap_pattern(pattern_TNS).transpose(1, 0, 2)
     weights_KMS = weights.reshape(kv_heads, groups * tokens, tokens).astype(v.dtype)
     out = jnp.einsum("KMS,KSH->KMH", weights_KMS, v_KSH)
     out = out.reshape(kv_heads, groups, tokens, spec.head_dim).transpose(2, 0, 1, 3)
@@ -75,7 +75,10 @@ def causal_mask(positions: Int[Array, " T"], window: int | None) -> Bool[Array, 
     return mask if window is None else mask & (distance < window)
 
 
-def _softmax(scores: Float[Array, "K G T S"], sinks: Array | None, groups: int) -> Array:
+def softmax_with_sinks(
+    scores: Float[Array, "K G T S"], sinks: Float[Array, " N"] | None, groups: int
+) -> Float[Array, "K G T S"]:
+    """Softmax over the keys; a sink takes its share of the weight and gives no value."""
     if sinks is None:
         return jax.nn.softmax(scores, axis=-1)
     sink = sinks.astype(jnp.float32).reshape(-1, groups, 1, 1)

@@ -26,6 +26,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention.dense import MASKED, soft_capped
+from ferrum_jax.attention.formed import attend_forming_weights
 from ferrum_jax.attention.quantize import as_stored, from_stored, quantise
 from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import TRASH_PAGE, AttentionConfig, DataType, LayerCache, StepBatch
@@ -128,10 +129,22 @@ def _attend(
     sinks: Float[Array, " N"] | None = None,
     tap_pattern: Callable[[Array], Array] | None = None,
 ) -> tuple[Float[Array, "T N H"], LayerCache]:
-    """Write the step's keys and values, then attend. `tap_pattern` is never called."""
-    del meta, tap_pattern
+    """Write the step's keys and values, then attend; weights are formed only for `tap_pattern`."""
+    del meta
     assert layer_cache is not None
     cache = write_kv(layer_cache, k, v, step)
+    if tap_pattern is not None:
+        out = attend_forming_weights(
+            q,
+            cache,
+            spec,
+            tables_RB=step.block_tables,
+            rows_T=step.rows,
+            positions_T=step.positions,
+            sinks=sinks,
+            tap_pattern=tap_pattern,
+        )
+        return out, cache
     groups = spec.num_heads // spec.num_kv_heads
     q_tiles = q[step.tile_tokens].reshape(
         -1, step.group, step.tile, spec.num_kv_heads, groups, spec.head_dim

@@ -10,12 +10,14 @@ from ferrum_jax.interfaces.scheduler import (
     Scheduler,
     SchedulingPolicy,
 )
+from ferrum_jax.interfaces.taps import EditOperation
 from ferrum_jax.interfaces.tokenizer import Tokenizer
 from ferrum_jax.interfaces.weights import WeightSource
 
 __all__ = [
     "Attend",
     "BlockManager",
+    "EditOperation",
     "EvictionPolicy",
     "Grammar",
     "LogitsProcessor",

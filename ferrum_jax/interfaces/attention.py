@@ -28,7 +28,7 @@ class Attend(Protocol):
         """The attention output, and the cache with this step's keys and values written.
 
         `meta` holds the tokens' positions; a paged implementation is bound to its step's page
-        tables before. `tap_pattern` reads or changes the attention weights; an implementation
-        that never forms them raises `UnsupportedError`.
+        tables before. `tap_pattern`, where given, reads or changes the attention weights
+        `[T, N, S]` (S keys); an implementation that never forms them raises `UnsupportedError`.
         """
         ...

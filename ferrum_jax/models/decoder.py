@@ -6,6 +6,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,9 +18,10 @@ from ferrum_jax.models.mlp import mlp, moe
 from ferrum_jax.models.norm import normalise
 from ferrum_jax.models.params import AttentionParams, LayerParams, Params
 from ferrum_jax.models.rope import Angles, apply_rope, rope_angles
-from ferrum_jax.models.taps import TapRun
+from ferrum_jax.models.taps import TapRun, check_all_reached, placed
 from ferrum_jax.types import (
     AttentionConfig,
+    Edit,
     KVCache,
     LayerCache,
     LayerSpec,
@@ -31,6 +33,8 @@ from ferrum_jax.types import (
 )
 
 NO_TAPS = Taps()
+Captured = dict[str, dict[int, Array]]
+"""Activations by site and layer."""
 
 
 def forward(
@@ -42,11 +46,13 @@ def forward(
     config: ModelConfig,
     attend: Attend,
     taps: Taps = NO_TAPS,
+    remat: bool = False,
 ) -> tuple[Float[Array, "T D"], KVCache | None]:
     """Hidden states after the final norm, in the weights' dtype, and the next cache.
 
     `unembed` turns hidden states into logits, and is where edits of the site `logits` act.
-    Dense attention takes `cache=None`.
+    Dense attention takes `cache=None`. With `remat` a gradient keeps each layer's input only and
+    computes the layer again (Chen et al. 2016).
 
     Raises:
         ModelError: `taps` captures (use `forward_capture`) or names a site that is never reached.
@@ -57,7 +63,7 @@ def forward(
             "call forward_capture"
         )
     hidden, cache, _ = forward_capture(
-        params, tokens_T, positions_T, cache, config=config, attend=attend, taps=taps
+        params, tokens_T, positions_T, cache, config=config, attend=attend, taps=taps, remat=remat
     )
     return hidden, cache
 
@@ -71,40 +77,56 @@ def forward_capture(
     config: ModelConfig,
     attend: Attend,
     taps: Taps = NO_TAPS,
-) -> tuple[Float[Array, "T D"], KVCache | None, dict[str, dict[int, Array]]]:
+    remat: bool = False,
+) -> tuple[Float[Array, "T D"], KVCache | None, Captured]:
     """`forward`, and what `taps.capture` names as `{site: {layer: [T, ...]}}`."""
-    tap = TapRun(taps)
+    taps = placed(taps, positions_T)
     with jax.named_scope("embed"):
         x = _embed(params, tokens_T, config)
     ropes = _angles_by_rope(config, positions_T)
     caches: list[LayerCache | None] = []
+    captured: Captured = {}
+    reached: set[str] = set()
     for i, spec in enumerate(config.layers):
+        run = partial(
+            _tapped_layer,
+            index=i,
+            spec=spec,
+            eps=config.norm_eps,
+            ropes=ropes,
+            attend=attend,
+            reached=reached,
+        )
         layer_cache = None if cache is None else cache.layers[i]
-        attend_here = partial(attend, layer_cache=layer_cache, meta=positions_T)
         with jax.named_scope(f"layer_{i}"):
-            x, layer_cache = _layer(
-                x,
-                params.layers[i],
-                spec,
-                config.norm_eps,
-                ropes,
-                attend_here,
-                partial(tap, layer=i),
+            x, layer_cache, values = (jax.checkpoint(run) if remat else run)(
+                x, params.layers[i], layer_cache, positions_T, taps
             )
+        for site, value in values.items():
+            captured.setdefault(site, {}).update(value)
         caches.append(layer_cache)
     with jax.named_scope("final_norm"):
         x = normalise(x, params.final_norm, config.final_norm, config.norm_eps)
     if "logits" in taps.capture:
-        tap.captured["logits"] = {config.num_layers: unembed(params, x, config, taps=taps)}
-    tap.check_all_reached(besides="logits")
+        captured["logits"] = {config.num_layers: unembed(params, x, config, taps=taps)}
+    check_all_reached(taps, reached)
     next_cache = None if cache is None else KVCache(layers=tuple(caches))  # type: ignore[arg-type]
-    return x, next_cache, tap.captured
+    return x, next_cache, captured
 
 
 def unembed(
     params: Params, hidden: Float[Array, "n D"], config: ModelConfig, *, taps: Taps = NO_TAPS
 ) -> Float[Array, "n V"]:
-    """Logits in fp32, soft cap included, then the edits of the site `logits`."""
+    """Logits in fp32, soft cap included, then the edits of the site `logits`.
+
+    Raises:
+        ModelError: there are such edits, and `taps.place` does not say where the n tokens stand.
+    """
+    if taps.place is None and any(isinstance(e, Edit) for e in taps.edits.get("logits", ())):
+        raise ModelError(
+            "edits of the site 'logits' need to know where the tokens stand; give "
+            "taps.replace(place=fj.Place(rows, positions, prompt_lens)), or capture 'logits'"
+        )
     with jax.named_scope("unembed"):
         if params.unembed is None:
             logits = jnp.einsum(
@@ -141,6 +163,42 @@ def _angles_by_rope(
     }
 
 
+def _tapped_layer(
+    x: Array,
+    p: LayerParams,
+    layer_cache: LayerCache | None,
+    positions_T: Array,
+    taps: Taps,
+    *,
+    index: int,
+    spec: LayerSpec,
+    eps: float,
+    ropes: dict,
+    attend: Attend,
+    reached: set[str],
+) -> tuple[Array, LayerCache | None, Captured]:
+    """One layer and what was captured in it; notes the sites that it has in `reached`."""
+    run = TapRun(taps)
+    attend_here = partial(attend, layer_cache=layer_cache, meta=positions_T)
+    x, layer_cache = _layer(x, p, spec, eps, ropes, attend_here, _Tap(run, index))
+    reached |= run.reached
+    return x, layer_cache, run.captured
+
+
+class _Tap:
+    """`TapRun` of one layer: `x = tap("q", x)`."""
+
+    def __init__(self, run: TapRun, layer: int):
+        self._run, self._layer = run, layer
+
+    def __call__(self, site: str, x: Array) -> Array:
+        return self._run(site, x, self._layer)
+
+    def pattern(self) -> Callable[[Array], Array] | None:
+        """For attention, which need not form its weights where nobody looks."""
+        return partial(self, "pattern") if self._run.wants("pattern") else None
+
+
 def _layer(
     x: Array, p: LayerParams, spec: LayerSpec, eps: float, ropes: dict, attend, tap
 ) -> tuple[Array, LayerCache | None]:
@@ -173,8 +231,7 @@ def _attention(
         angles = ropes[spec.rope, spec.head_dim]
         q, k = apply_rope(q, angles), apply_rope(k, angles)
     q, k, v = tap("q", q), tap("k", k), tap("v", v)
-    pattern = partial(tap, "pattern")
-    z, layer_cache = attend(q, k, v, spec=spec, sinks=p.sinks, tap_pattern=pattern)
+    z, layer_cache = attend(q, k, v, spec=spec, sinks=p.sinks, tap_pattern=tap.pattern())
     z_TM = tap("z", z).reshape(x.shape[0], -1)
     out = z_TM @ p.o.reshape(z_TM.shape[1], -1)
     return (out if p.o_bias is None else out + p.o_bias), layer_cache

@@ -43,9 +43,10 @@ from ferrum_jax.types.sampling import SamplingParams
 from ferrum_jax.types.schedule import Schedule, ScheduledChunk
 from ferrum_jax.types.snapshot import Snapshot
 from ferrum_jax.types.step import SamplingState, StepBatch, StepOutput, StepShape, TokenLogprobs
-from ferrum_jax.types.taps import SITES, Edit, Taps
+from ferrum_jax.types.taps import EVERYWHERE, SITES, Edit, Place, TapPlan, Taps
 
 __all__ = [
+    "EVERYWHERE",
     "SITES",
     "TRASH_PAGE",
     "Activation",
@@ -74,6 +75,7 @@ __all__ = [
     "NormKind",
     "NormPlacement",
     "Percentiles",
+    "Place",
     "Priority",
     "Request",
     "RequestError",
@@ -95,6 +97,7 @@ __all__ = [
     "StepOutput",
     "StepShape",
     "StreamDelta",
+    "TapPlan",
     "Taps",
     "TokenLogprobs",
     "TokenizerError",

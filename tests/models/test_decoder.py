@@ -79,7 +79,7 @@ def test_every_site_is_captured_where_it_exists(params):
         "z": heads,
         "k": (12, 2, 8),
         "v": (12, 2, 8),
-        "pattern": (4, 12, 12),
+        "pattern": (12, 4, 12),
         "mlp_pre": (12, 48),
         "mlp_post": (12, 48),
         "router": (12, 4),

@@ -1,0 +1,1 @@
+"""The research layer: edits, reading, comparison, sweeps, fitting. Nothing below imports it."""
