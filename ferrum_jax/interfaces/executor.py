@@ -10,10 +10,11 @@ from ferrum_jax.types import Schedule, Sequence, StepOutput, StepShape
 class ModelExecutor(Protocol):
     """Owns the weights, the cache and the sampling state, and runs the jitted step."""
 
-    def execute(self, schedule: Schedule) -> StepOutput | None:
+    def execute(self, schedule: Schedule) -> tuple[tuple[Schedule, StepOutput], ...]:
         """Dispatch one step: move pages, then run the chunks.
 
-        Returns device arrays without waiting for them; None where there is no chunk to run.
+        Returns device arrays without waiting for them: one output for all chunks, or one for each
+        part of the schedule that ran by itself; none where there is no chunk to run.
         """
         ...
 

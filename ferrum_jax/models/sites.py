@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from ferrum_jax.types import (
     EVERYWHERE,
@@ -82,7 +82,7 @@ def _check_edit(config: ModelConfig, site: str, edit: Any) -> None:
 def _acting_layers(config: ModelConfig, site: str, edit: Edit) -> tuple[int, ...]:
     """The layers in which an edit acts, as far as its arrays are known (not while tracing)."""
     everything = (config.num_layers,) if site == "logits" else tuple(range(config.num_layers))
-    if isinstance(edit.layers, jax.core.Tracer):
+    if isinstance(edit.layers, Tracer):
         return everything
     found: set[int] = set()
     for start, stop in np.asarray(edit.layers).reshape(-1, 2).tolist():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 from tqdm import tqdm
 
+from ferrum_jax.runtime.capture import CapturedChunk
 from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.types import RequestError, StreamDelta
 
@@ -40,6 +43,32 @@ class Driver:
         """What a request gains, as it comes; leaving the loop aborts the request."""
         self._inboxes[request] = deque()
         return self._deltas_of(request)
+
+    def capture(
+        self, prompts: Iterable[Any], add: Callable[[Any], int], *, window: int
+    ) -> Iterator[CapturedChunk]:
+        """Run prompts, at most `window` queued at a time, and yield what is captured of them.
+
+        Args:
+            add: queues a prompt and returns its request's id.
+        """
+        waiting = enumerate(prompts)
+        running: dict[int, int] = {}
+        try:
+            while True:
+                for index, prompt in islice(waiting, window - len(running)):
+                    running[add(prompt)] = index
+                if not running:
+                    return
+                self._step()
+                for request, index in list(running.items()):
+                    parts, ended = self._engine.drain_captured(request)
+                    if ended:
+                        del running[request]
+                    for part in parts:
+                        yield CapturedChunk(index, *part, done=ended and part is parts[-1])
+        finally:
+            self.abandon(list(running))
 
     def abandon(self, ids: Sequence[int]) -> None:
         """Abort requests, and drop those that have ended."""

@@ -12,10 +12,11 @@ from typing import Any
 from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.kv import BlockTableManager, host_pages, plan_cache
 from ferrum_jax.models import Params
+from ferrum_jax.runtime.capture import CaptureBuffer, CapturedPart
 from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.runtime.devices import device_info, use_compile_cache
 from ferrum_jax.runtime.executor import Executor
-from ferrum_jax.runtime.intake import Intake, checked_priority, checked_service
+from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.report import EngineReport
@@ -35,6 +36,7 @@ from ferrum_jax.types import (
     Snapshot,
     StepShape,
     StreamDelta,
+    Taps,
 )
 from ferrum_jax.types import Sequence as RunningSequence
 
@@ -84,7 +86,7 @@ class Engine:
             eviction=engine.eviction,
             num_host_pages=host_pages(config, engine, self.kv),
         )
-        self._intake = Intake(engine, self._blocks, config.vocab_size, max_model_len)
+        self._intake = Intake(engine, self._blocks, config, max_model_len)
         self._scheduler = ContinuousScheduler(
             engine, self._blocks, make_policy(engine), max_model_len
         )
@@ -153,6 +155,7 @@ class Engine:
         client: str = "",
         timeout: float | None = None,
         cache_salt: str = "",
+        taps: Taps | None = None,
         score_only: bool = False,
         streams: bool = False,
         keep: bool = False,
@@ -165,12 +168,14 @@ class Engine:
             client: whose work it is, for the policy `fair_share`.
             timeout: seconds after which the request ends as it stands, with reason `timeout`.
             cache_salt: cached pages are shared only between requests of one salt.
-            score_only: compute the prompt's logprobs, generate nothing.
+            taps: edits of the request, and what to capture of it (`drain_captured`). Cached pages
+                are shared only between requests of the same edits.
+            score_only: run the prompt, generate nothing.
             streams: decode the text as it comes, for `step`'s deltas.
             keep: let every completion that ends for its length leave a snapshot, in
                 `take_tracker(id).snapshots`.
             after: a snapshot whose tokens the prompt begins with; its pages are shared, unless
-                the prompt's logprobs are wanted, which takes computing all of it.
+                it has other edits, or prompt logprobs or captures take computing all of it.
 
         Raises:
             RequestError: an empty or too long prompt, a token id outside the vocabulary, or a
@@ -178,29 +183,22 @@ class Engine:
             ResourceExhausted: the prompt can never fit the KV pages, or `max_waiting` wait.
         """
         self._loop.recover()
-        service = checked_service(priority, client, timeout, cache_salt)
-        level, client, timeout, cache_salt = service
-        arrival = time.monotonic()
-        request = Request(
-            request_id=next(self._ids),
-            prompt_token_ids=self._intake.check_prompt(
-                prompt_token_ids, params, score_only=score_only
-            ),
-            params=params,
+        request = self._intake.request(
+            next(self._ids),
+            prompt_token_ids,
+            params,
             prompt=prompt,
-            priority=level,
-            client=client,
-            deadline=None if timeout is None else arrival + timeout,
-            cache_salt=cache_salt,
+            service=(priority, client, timeout, cache_salt),
+            taps=taps,
             score_only=score_only,
-            arrival=arrival,
         )
         sequences = self._intake.sequences(request)
         self._scheduler.check_queue(len(sequences))
-        if after is None or score_only or params.prompt_logprobs is not None:
+        shared = 0 if after is None else self._shared(after, request)
+        if after is None or not shared:
             self._scheduler.add(sequences[0])
         else:
-            self._scheduler.fork(after.blocks, self._shared(after, request), sequences[0])
+            self._scheduler.fork(after.blocks, shared, sequences[0])
         self._loop.track(self._tracker(request, sequences, streams, keep))
         return request.request_id
 
@@ -259,7 +257,9 @@ class Engine:
         tracker = self._tracker(request, [twin], builder.streams)
         tracker.builders[0].replay(builder)
         # Of the prompt's logprobs the twin computes only what its original has not yet.
-        tracker.prompt_scores = copy.deepcopy(self._loop.running[request_id].prompt_scores)
+        original = self._loop.running[request_id]
+        tracker.prompt_scores = copy.deepcopy(original.prompt_scores)
+        tracker.captured = copy.deepcopy(original.captured)
         self._loop.track(tracker)
         return request.request_id
 
@@ -273,7 +273,7 @@ class Engine:
 
     def resume(self, snapshot: Snapshot, params: SamplingParams, **options: Any) -> int:
         """A request whose prompt is the snapshot's tokens; `options` are those of `add`."""
-        options = {"cache_salt": snapshot.cache_salt, **options}
+        options = {"cache_salt": snapshot.cache_salt, "taps": snapshot.taps, **options}
         return self.add(snapshot.token_ids, params, after=snapshot, **options)
 
     def release(self, snapshot: Snapshot) -> None:
@@ -325,6 +325,20 @@ class Engine:
             raise RequestError(f"request {request_id} is {state}; take it once, after it has ended")
         return tracker
 
+    def drain_captured(self, request_id: int) -> tuple[list[CapturedPart], bool]:
+        """What was captured of a request since the last call, and whether it has ended.
+
+        One that has ended is taken: the engine forgets it.
+
+        Raises:
+            RequestError: it failed, or there is none of that id.
+        """
+        ended = request_id in self._loop.done
+        tracker = self.take_tracker(request_id) if ended else self._loop.tracker(request_id)
+        if tracker.error is not None:
+            raise RequestError(tracker.error)
+        return [] if tracker.captured is None else tracker.captured.take(), ended
+
     def is_done(self, request_id: int) -> bool:
         """Whether a request has ended and was not taken yet."""
         return request_id in self._loop.done
@@ -351,6 +365,12 @@ class Engine:
                 f"{len(tokens)}; give a prompt that does, without truncate_prompt_tokens, or no "
                 "snapshot"
             )
+        if (
+            request.score_only
+            or request.computes_whole_prompt
+            or request.edits_digest != snapshot.edits_digest
+        ):
+            return 0
         return min(self._scheduler.num_held(snapshot), len(prompt) - 1)
 
     def _settled(self, request_id: int, index: int) -> CompletionBuilder:
@@ -369,5 +389,6 @@ class Engine:
                 CompletionBuilder(s, self._tokenizer, self._eos, s.seed, streams) for s in sequences
             ],
             prompt_scores=None if count is None else PromptScores(request.prompt_token_ids, count),
+            captured=CaptureBuffer(taps) if (taps := request.taps) and taps.capture else None,
             keeps=keeps,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from ferrum_jax.models import Params
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
+from ferrum_jax.runtime.tapped import TappedSlots
 from ferrum_jax.runtime.tiles import run_tiled_step
 from ferrum_jax.runtime.transfer import (
     SwappedPages,
@@ -44,7 +46,7 @@ from ferrum_jax.types import (
     StepBatch,
     StepOutput,
     StepShape,
-    Taps,
+    TapPlan,
 )
 
 ADMITTED_AT_ONCE = 8
@@ -79,6 +81,7 @@ class Executor:
         self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
         self._num_written = [0] * engine.max_num_seqs
         self._kv = kv
+        self._tapped = TappedSlots(self._padding_slot + 1, apart=engine.batch_invariant)
         self.reset()
         self._step = run_tiled_step if engine.batch_invariant else run_step
         self.num_steps = 0
@@ -100,20 +103,26 @@ class Executor:
     def compilations(self) -> dict[StepShape, float]:
         return dict(self._seconds)
 
-    def execute(self, schedule: Schedule) -> StepOutput | None:
+    def execute(self, schedule: Schedule) -> tuple[tuple[Schedule, StepOutput], ...]:
         self._move_pages(schedule)
         self._admit(schedule.admitted)
         if not schedule.chunks:
-            return None
+            return ()
+        self.num_steps += 1
+        parts = self._tapped.split(schedule)
+        return tuple((part, self._run(part, plan)) for part, plan in parts)
+
+    def _run(self, schedule: Schedule, plan: TapPlan) -> StepOutput:
         score = any(_scores(chunk) for chunk in schedule.chunks)
         shape = choose_shape(self.shapes, schedule, score=score)
+        if plan:
+            shape = replace(shape, plan=plan)
         batch = self._batch(schedule, shape)
         if shape not in self._compiled:
-            self.warm_up((shape, *self._following(schedule)))
-        step = self._compiled[shape]
-        self._cache, output = step(self._params, self._cache, batch, self._sampling, Taps())
+            self.warm_up((shape, *self._following(schedule, plan)))
+        step, taps = self._compiled[shape], self._tapped.tables(plan)
+        self._cache, output = step(self._params, self._cache, batch, self._sampling, taps)
         self._sampling = output.sampling
-        self.num_steps += 1
         return output
 
     def forget(self, sequence: Sequence) -> None:
@@ -142,15 +151,17 @@ class Executor:
         step = self._compiled.get(shape) or self._compile(shape)
         return step.memory_analysis()  # type: ignore[attr-defined]
 
-    def _following(self, schedule: Schedule) -> tuple[StepShape, ...]:
+    def _following(self, schedule: Schedule, plan: TapPlan) -> tuple[StepShape, ...]:
         """The decode shape that a schedule leads to: compiled beside its own, in parallel."""
         rows = sum(chunk.samples for chunk in schedule.chunks)
-        return tuple(s for s in self.shapes if s.tokens == s.rows >= rows > 0)[:1]
+        following = [s for s in self.shapes if s.tokens == s.rows >= rows > 0]
+        return tuple(replace(shape, plan=plan) for shape in following[:1])
 
     def _compile(self, shape: StepShape) -> Callable[..., Any]:
         start = time.monotonic()
         batch = self._batch(Schedule(chunks=()), shape)
-        arguments = (self._params, self._cache, batch, self._sampling, Taps())
+        taps = self._tapped.tables(shape.plan)
+        arguments = (self._params, self._cache, batch, self._sampling, taps)
         structs = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
         )
@@ -183,6 +194,7 @@ class Executor:
         for first in range(0, len(sequences), ADMITTED_AT_ONCE):
             group = sequences[first : first + ADMITTED_AT_ONCE]
             for sequence in group:
+                self._tapped.put(_slot(sequence), sequence.request.taps)
                 self._tables[_slot(sequence)] = 0
                 self._num_written[_slot(sequence)] = 0
             slots, rows = slot_rows(

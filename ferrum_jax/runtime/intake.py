@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import jax
 import numpy as np
 
 from ferrum_jax.interfaces import BlockManager
+from ferrum_jax.models.sites import check_taps
 from ferrum_jax.scheduler import check_fits, sequence_limit
-from ferrum_jax.types import EngineConfig, Priority, Request, RequestError, SamplingParams
+from ferrum_jax.types import (
+    EngineConfig,
+    ModelConfig,
+    Priority,
+    Request,
+    RequestError,
+    SamplingParams,
+    Taps,
+)
 from ferrum_jax.types import Sequence as RunningSequence
 
 
@@ -21,8 +34,45 @@ class Intake:
 
     engine: EngineConfig
     blocks: BlockManager
-    vocab_size: int
+    config: ModelConfig
     max_model_len: int
+    _operations: dict[Any, int] = field(default_factory=dict)
+    """Every operation that an edit has used, numbered; kept, so that no other gets its number."""
+
+    def request(
+        self,
+        request_id: int,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        prompt: str | None,
+        service: tuple[object, object, object, object],
+        taps: object,
+        score_only: bool,
+    ) -> Request:
+        """A request, all of it checked; `service` as `checked_service` takes it.
+
+        Raises:
+            RequestError, ResourceExhausted, UnsupportedError: as the checks below.
+        """
+        priority, client, timeout, cache_salt = checked_service(*service)
+        ids = self.check_prompt(prompt_token_ids, params, score_only=score_only)
+        checked_taps, edits_digest = self.check_taps(taps, params, len(ids))
+        arrival = time.monotonic()
+        return Request(
+            request_id=request_id,
+            prompt_token_ids=ids,
+            params=params,
+            prompt=prompt,
+            priority=priority,
+            client=client,
+            deadline=None if timeout is None else arrival + timeout,
+            cache_salt=cache_salt,
+            score_only=score_only,
+            taps=checked_taps,
+            edits_digest=edits_digest,
+            arrival=arrival,
+        )
 
     def check_prompt(
         self, prompt: Sequence[int], params: SamplingParams, *, score_only: bool
@@ -36,7 +86,7 @@ class Intake:
         ids = tuple(prompt)
         if params.truncate_prompt_tokens is not None:
             ids = ids[-params.truncate_prompt_tokens :]
-        ids = checked_token_ids(ids, self.vocab_size)
+        ids = checked_token_ids(ids, self.config.vocab_size)
         room = self.max_model_len - (0 if score_only else 1)
         if len(ids) > room:
             raise RequestError(
@@ -44,9 +94,47 @@ class Intake:
                 f"room for {room}: shorten it, set truncate_prompt_tokens, or raise "
                 "EngineConfig.max_model_len"
             )
-        params.check_vocabulary(self.vocab_size)
+        params.check_vocabulary(self.config.vocab_size)
         check_fits(len(ids), self.engine, self.blocks)
         return ids
+
+    def check_taps(
+        self, taps: object, params: SamplingParams, prompt_len: int
+    ) -> tuple[Taps | None, str]:
+        """A request's taps, and the digest of its edits (empty without any).
+
+        Raises:
+            RequestError: they are no taps, do not fit the model, or capture for `n` above 1.
+            UnsupportedError: an edit is a bare function.
+        """
+        if taps is None:
+            return None, ""
+        if not isinstance(taps, Taps):
+            raise RequestError(
+                f"taps is {taps!r}; give what fj.edits makes, fj.Taps(capture=...), or None"
+            )
+        check_taps(self.config, taps)
+        if taps.capture and params.n > 1:
+            raise RequestError(f"captures are of one completion, and n is {params.n}; set n=1")
+        return taps, self._digest(taps, prompt_len)
+
+    def _digest(self, taps: Taps, prompt_len: int) -> str:
+        """sha256 over the operations and the arrays of all edits, in their order; and over the
+        prompt's length where an edit counts from its end."""
+        edits = [edit for edits in taps.edits.values() for edit in edits]
+        if not edits:
+            return ""
+        from_end = any(np.any(np.asarray(edit.positions)[..., 1::2]) for edit in edits)
+        digest = hashlib.sha256(str(prompt_len if from_end else "").encode())
+        for site, edits in sorted(taps.edits.items()):
+            for edit in edits:
+                number = self._operations.setdefault(edit.operation, len(self._operations))
+                leaves, structure = jax.tree.flatten((edit.values, edit.layers, edit.positions))
+                digest.update(f"{site} {number} {structure}".encode())
+                for leaf in map(np.asarray, leaves):
+                    digest.update(f"{leaf.dtype} {leaf.shape}".encode())
+                    digest.update(leaf.tobytes())
+        return digest.hexdigest()
 
     def sequences(self, request: Request) -> list[RunningSequence]:
         """One sequence per completion; all sample from streams of the request's seed."""

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ferrum_jax.attention import dense_attention
 from ferrum_jax.interfaces import Tokenizer
-from ferrum_jax.models import Params, check_params, forward, unembed
-from ferrum_jax.models.weights.files import read_json
+from ferrum_jax.models import Params, check_params
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_model
 from ferrum_jax.runtime.branch import Branch, Worth, search
+from ferrum_jax.runtime.capturing import Capturing
+from ferrum_jax.runtime.dense import dense_logits
+from ferrum_jax.runtime.directory import DEMO_MODEL, eos_token_ids, tokenizer_of
 from ferrum_jax.runtime.driver import Driver
 from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.intake import checked_token_ids
@@ -27,7 +25,6 @@ from ferrum_jax.runtime.lengths import length_bound, max_model_len
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
 from ferrum_jax.runtime.report import EngineReport
 from ferrum_jax.runtime.timeline import Timeline
-from ferrum_jax.tokenizer import load_tokenizer
 from ferrum_jax.types import (
     EngineConfig,
     FerrumError,
@@ -39,15 +36,14 @@ from ferrum_jax.types import (
     Score,
     StepShape,
     StreamDelta,
+    Taps,
     TokenizerError,
-    UnsupportedError,
 )
 
 Level = Priority | int | str
-DEMO_MODEL = Path(__file__).parent.parent / "demo_model"
 
 
-class LLM:
+class LLM(Capturing):
     """A model, its tokenizer and an engine. A context manager: leaving it frees the device memory.
 
     with LLM.load("demo") as llm:
@@ -93,9 +89,9 @@ class LLM:
                 that they name.
         """
         directory = DEMO_MODEL if path == "demo" else resolve_checkpoint(path)
-        tokenizer = _load_tokenizer(directory)
+        tokenizer = tokenizer_of(directory)
         config, params = load_model(directory, dtype, progress=progress)
-        eos = _eos_token_ids(directory, tokenizer)
+        eos = eos_token_ids(directory, tokenizer)
         return cls(config, params, tokenizer, engine=engine, eos_token_ids=eos)
 
     def with_config(self, config: ModelConfig) -> LLM:
@@ -135,7 +131,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        taps: Any = None,
+        taps: Taps | Sequence[Taps | None] | None = None,
         priority: Level | Sequence[Level] = Priority.NORMAL,
         client: str | Sequence[str] = "",
         timeout: float | Sequence[float | None] | None = None,
@@ -147,6 +143,7 @@ class LLM:
         Args:
             prompts: texts or lists of token ids.
             params: one for all, or one per prompt; None: `SamplingParams()`.
+            taps: edits of the model (`fj.edits`), one for all, or one per prompt.
             priority, client: for the scheduling policies that ask (see `EngineConfig.policy`).
             timeout: seconds after which a request ends as it stands, with reason `timeout`.
             cache_salt: cached prefixes are shared only between requests of one salt.
@@ -157,10 +154,10 @@ class LLM:
             RequestError: a wrong prompt or a wrong number of params; nothing runs then.
             ResourceExhausted: a prompt that can never fit, or more than `max_waiting`.
         """
-        _refuse_taps(taps)
         prompts = as_prompts(prompts)
         service = {
             "params": SamplingParams() if params is None else params,
+            "taps": taps,
             "priority": priority,
             "client": client,
             "timeout": timeout,
@@ -175,31 +172,38 @@ class LLM:
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
-        taps: Any = None,
+        taps: Taps | None = None,
         **service: Any,
     ) -> Iterator[StreamDelta]:
         """Continue one prompt and yield text as it comes; leaving the loop aborts the request.
 
         `service`: priority, client, timeout and cache_salt, as `generate` takes them.
         """
-        _refuse_taps(taps)
         request = self.engine.add(
             self.encode(prompt),
             params or SamplingParams(),
             prompt=prompt_text(prompt),
             streams=True,
+            taps=taps,
             **service,
         )
         return self._drive.stream(request)
 
     def score(
-        self, texts: Prompt | Sequence[Prompt], *, taps: Any = None, progress: bool = False
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        taps: Taps | Sequence[Taps | None] | None = None,
+        progress: bool = False,
     ) -> list[Score]:
-        """The log-likelihood of every token of each text, given the tokens before it."""
-        _refuse_taps(taps)
+        """The log-likelihood of every token of each text, given the tokens before it.
+
+        `taps`: edits of the model, one for all, or one per text: other edits share a batch, and as
+        long as they are of one kind, a compiled program.
+        """
         texts = as_prompts(texts)
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0)
-        ids = self._add_all(texts, {"params": params}, score_only=True)
+        ids = self._add_all(texts, {"params": params, "taps": taps}, score_only=True)
         self._drive.run(ids, progress)
         trackers = [self.engine.take_tracker(i) for i in ids]
         scores = []
@@ -274,15 +278,10 @@ class LLM:
         """What the engine has done: `print(llm.metrics.snapshot())`."""
         return self.engine.metrics
 
-    def logits(self, prompt: Prompt) -> np.ndarray:
+    def logits(self, prompt: Prompt, *, taps: Taps | None = None) -> np.ndarray:
         """float32 `[T, V]`: the next-token logits at every position, in one dense forward."""
         ids = checked_token_ids(self.encode(prompt), self.config.vocab_size)
-        padding = -len(ids) % 64
-        tokens = np.asarray([*ids, *[0] * padding], np.int32)
-        # Padding starts a sequence of its own, so that no length-dependent rope sees it.
-        positions = np.asarray([*range(len(ids)), *[0] * padding], np.int32)
-        values = _full_logits(self.params, tokens, positions, config=self.config)
-        return np.asarray(values)[: len(ids)]
+        return dense_logits(self.config, self.params, ids, taps)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; ids pass through.
@@ -352,36 +351,3 @@ class LLM:
             self._drive.abandon(ids)
             raise
         return ids
-
-
-@partial(jax.jit, static_argnames="config")
-def _full_logits(params: Params, tokens, positions, *, config: ModelConfig):
-    hidden, _ = forward(
-        params, jnp.asarray(tokens), positions, None, config=config, attend=dense_attention
-    )
-    return unembed(params, hidden, config)
-
-
-def _refuse_taps(taps: Any) -> None:
-    if taps is not None:
-        raise UnsupportedError(
-            "taps on served requests are not supported in this version; "
-            "use fj.forward_capture, which runs the same model"
-        )
-
-
-def _load_tokenizer(directory: Path) -> Tokenizer | None:
-    names = ("tokenizer.json", "tokenizer.model")
-    if not any((directory / name).exists() for name in names):
-        return None
-    return load_tokenizer(directory)
-
-
-def _eos_token_ids(directory: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """What ends a text: generation_config.json's ids, else config.json's, else the tokenizer's."""
-    for name in ("generation_config.json", "config.json"):
-        if (directory / name).exists():
-            value = read_json(directory, name).get("eos_token_id")
-            if value is not None:
-                return tuple(value) if isinstance(value, list) else (value,)
-    return () if tokenizer is None else tokenizer.eos_token_ids

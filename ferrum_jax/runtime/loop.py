@@ -48,7 +48,7 @@ class StepLoop:
         self.done: dict[int, RequestTracker] = {}
         self._followers: dict[int, list[Sequence]] = {}
         self._deadlines: list[tuple[float, int]] = []
-        self._in_flight: tuple[Schedule, StepOutput] | None = None
+        self._in_flight: tuple[tuple[Schedule, StepOutput], ...] = ()
         self._deltas: list[StreamDelta] = []
         self._broken_off = False
 
@@ -92,7 +92,7 @@ class StepLoop:
         """After an exception broke a step off, at whatever point: nothing that ran can go on."""
         if not self._broken_off:
             return
-        self._in_flight, self._broken_off = None, False
+        self._in_flight, self._broken_off = (), False
         for tracker in list(self.running.values()):
             tracker.fail("the step that ran this request was broken off")
             self.stop(tracker.request.request_id, FinishReason.ERROR)
@@ -140,22 +140,22 @@ class StepLoop:
         schedule = self._scheduler.schedule()
         for sequence in schedule.admitted:
             self.running[sequence.request.request_id].note_scheduled()
-        output = self._executor.execute(schedule)
+        outputs = self._executor.execute(schedule)
         if self._followers:
             self._fork_followers(schedule)
         self._recorder.note_step(schedule, started=started, free_pages=self._blocks.num_free)
-        landed, self._in_flight = self._in_flight, None if output is None else (schedule, output)
-        if landed is not None:
-            self._collect(*landed)
+        landed, self._in_flight = self._in_flight, outputs
+        for part in landed:
+            self._collect(*part)
         if not self._run_ahead:
             self._land()
         if self.timeline is not None:
             self._draw(schedule, started)
 
     def _land(self) -> None:
-        landed, self._in_flight = self._in_flight, None
-        if landed is not None:
-            self._collect(*landed)
+        landed, self._in_flight = self._in_flight, ()
+        for part in landed:
+            self._collect(*part)
 
     def _draw(self, schedule: Schedule, started: float) -> None:
         assert self.timeline is not None
@@ -198,6 +198,9 @@ class StepLoop:
                 continue
             if tracker.prompt_scores is not None:
                 results.fill(tracker.prompt_scores, row)
+            if tracker.captured is not None:
+                tokens = sequence.token_ids[chunk.start : end]
+                tracker.captured.put(chunk.start, tokens, results.captured(row))
             if chunk.samples:
                 self._push(tracker, builder, results, row)
             elif sequence.request.score_only and end == len(sequence.token_ids):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,19 @@ def per_prompt(name: str, value: Any, count: int) -> list[Any]:
     if len(value) != count:
         raise RequestError(f"{len(value)} {name} for {count} prompts; give one or as many")
     return list(value)
+
+
+def taps_per_prompt(taps: Any, prompts: Iterable[Any]) -> Iterable[Any]:
+    """One taps for each prompt: the one given for all, again and again, or those of a list.
+
+    Raises:
+        RequestError: a list of another length, or a list for prompts that are not counted.
+    """
+    if not isinstance(taps, list | tuple):
+        return repeat(taps)
+    if not isinstance(prompts, list):
+        raise RequestError("a list of taps needs a list of prompts; give one taps for all")
+    return per_prompt("taps", taps, len(prompts))
 
 
 def prompt_text(prompt: Prompt) -> str | None:

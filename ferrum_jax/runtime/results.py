@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import accumulate
 
+import jax
 import numpy as np
 
+from ferrum_jax.runtime.capture import Values
 from ferrum_jax.runtime.tracker import HostLogprobs, PromptScores
 from ferrum_jax.types import Logprob, Schedule, StepOutput, TokenLogprobs
 
@@ -27,6 +29,19 @@ class StepResults:
         """Put a row's share of the prompt's logprobs in its place, where the step scored any."""
         if self._output.prompt is not None:
             scores.fill(self._schedule.chunks[row], self._starts[row], self._prompt)
+
+    def captured(self, row: int) -> Values:
+        """A row's share of what the step captured, as views."""
+        first = self._starts[row]
+        rows = slice(first, first + self._schedule.chunks[row].length)
+        return {
+            site: {layer: x[rows] for layer, x in layers.items()}
+            for site, layers in self._captured.items()
+        }
+
+    @cached_property
+    def _captured(self) -> Values:
+        return jax.tree.map(np.asarray, self._output.captured)
 
     @cached_property
     def _sampled(self) -> HostLogprobs:

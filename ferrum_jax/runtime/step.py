@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention import BindAttention, PagedMeta, paged_meta
-from ferrum_jax.models import Params, forward, unembed
+from ferrum_jax.models import Params, forward_capture, unembed
 from ferrum_jax.sampler import (
     num_logprobs_wanted,
     rows_failed,
@@ -20,6 +20,7 @@ from ferrum_jax.sampler import (
 from ferrum_jax.types import (
     KVCache,
     ModelConfig,
+    Place,
     SamplingState,
     StepBatch,
     StepOutput,
@@ -48,12 +49,13 @@ def run_step(
     meta = paged_meta(batch, shape.tokens, cache.page_size)
     slots_T = batch.slots[meta.rows]
     tokens_T = sampling.history[slots_T, meta.positions]
-    hidden_TD, next_cache = forward(
+    taps = placed_in_step(taps, slots_T, meta.positions, sampling)
+    hidden_TD, next_cache, captured = forward_capture(
         params, tokens_T, meta.positions, cache, config=config, attend=bind(meta), taps=taps
     )
     assert next_cache is not None
     last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
-    logits_RV = unembed(params, hidden_TD[last_R], config, taps=taps)
+    logits_RV = unembed(params, hidden_TD[last_R], config, taps=of_tokens(taps, last_R))
     with jax.named_scope("sample"):
         failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
         tokens_R = sample(logits_RV, sampling, batch.slots, batch.context_lens, batch.samples)
@@ -65,8 +67,28 @@ def run_step(
             prompt = _score_prompts(params, hidden_TD, slots_T, meta, sampling, config, taps)
     sampling = replace(sampling, history=append_sampled(sampling.history, batch, tokens_R))
     return next_cache, StepOutput(
-        tokens=tokens_R, logprobs=logprobs, failed=failed_R, prompt=prompt, sampling=sampling
+        tokens=tokens_R,
+        logprobs=logprobs,
+        failed=failed_R,
+        prompt=prompt,
+        sampling=sampling,
+        captured=captured,
     )
+
+
+def placed_in_step(taps: Taps, slots_T: Array, positions_T: Array, sampling: SamplingState) -> Taps:
+    """The taps with the places of a step's tokens: a request's row is its slot."""
+    if not taps.edits:
+        return taps
+    place = Place(slots_T, positions_T, sampling.prompt_lens[slots_T])
+    return taps.replace(place=place)  # type: ignore[attr-defined]
+
+
+def of_tokens(taps: Taps, index: Array) -> Taps:
+    """The taps for some of the tokens."""
+    if taps.place is None:
+        return taps
+    return taps.replace(place=taps.place.take(index))  # type: ignore[attr-defined]
 
 
 def logprobs_if_wanted(
@@ -104,5 +126,8 @@ def _score_prompts(
     targets_T = sampling.history[slots_T, meta.positions + 1]
     wanted_T = jnp.where(meta.valid, sampling.num_prompt_logprobs[slots_T], -1)
     return score_tokens(
-        lambda rows: unembed(params, rows, config, taps=taps), hidden_TD, targets_T, wanted_T
+        lambda rows, index: unembed(params, rows, config, taps=of_tokens(taps, index)),
+        hidden_TD,
+        targets_T,
+        wanted_T,
     )

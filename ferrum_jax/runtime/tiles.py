@@ -20,14 +20,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from ferrum_jax.attention import BindAttention, paged_meta
-from ferrum_jax.models import Params, forward, unembed
-from ferrum_jax.runtime.step import append_sampled, logprobs_if_wanted
+from ferrum_jax.models import Params, forward_capture, unembed
+from ferrum_jax.runtime.step import append_sampled, logprobs_if_wanted, placed_in_step
 from ferrum_jax.sampler import num_logprobs_wanted, rows_failed, sample
 from ferrum_jax.types import (
     KVCache,
@@ -72,22 +73,28 @@ def run_tiled_step(
         tokens.context_lens < sampling.prompt_lens[tokens.slots]
     )
 
-    def run(index: Array, carry: tuple) -> tuple:
-        cache, results = carry
-        first = index * TILE_ROWS
+    def tile_at(first: Array | int, cache: KVCache) -> tuple:
         cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=TILE_ROWS)
         # The barriers keep what depends on the step's own sizes out of the tile's fusions.
         tile, scored_X = jax.lax.optimization_barrier(jax.tree.map(cut, (tokens, scored_T)))
         cache, result = _tile(
             params, cache, tile, scored_X, sampling, taps, config=config, bind=bind
         )
-        result = jax.lax.optimization_barrier(result)
+        return cache, jax.lax.optimization_barrier(result)
+
+    def run(index: Array, carry: tuple) -> tuple:
+        cache, results = carry
+        first = index * TILE_ROWS
+        cache, result = tile_at(first, cache)
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
         return cache, jax.tree.map(put, results, result)
 
     num_tiles = -(-batch.query_starts[-1] // TILE_ROWS)
-    start = (cache, _nothing(padded, min(MAX_LOGPROBS, config.vocab_size)))
-    cache, (tokens_T, failed_T, logprobs) = jax.lax.fori_loop(0, num_tiles, run, start)
+    _, (*_, shapes) = jax.eval_shape(partial(tile_at, 0), cache)
+    unseen = jax.tree.map(lambda x: jnp.zeros((padded, *x.shape[1:]), x.dtype), shapes)
+    start = (cache, (*_nothing(padded, min(MAX_LOGPROBS, config.vocab_size)), unseen))
+    cache, results = jax.lax.fori_loop(0, num_tiles, run, start)
+    tokens_T, failed_T, logprobs, captured = results
     last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
     tokens_R = tokens_T[last_R]
     return cache, StepOutput(
@@ -95,6 +102,7 @@ def run_tiled_step(
         logprobs=jax.tree.map(lambda x: x[last_R], logprobs),
         failed=failed_T[last_R] & (batch.context_lens > 0),
         prompt=logprobs,
+        captured=captured,
         sampling=replace(sampling, history=append_sampled(sampling.history, batch, tokens_R)),
     )
 
@@ -148,14 +156,16 @@ def _tile(
     *,
     config: ModelConfig,
     bind: BindAttention,
-) -> tuple[KVCache, tuple[Array, Array, TokenLogprobs]]:
-    """One tile through the model: sampled tokens, failures, and logprobs of each row's next token.
+) -> tuple[KVCache, tuple[Array, Array, TokenLogprobs, Any]]:
+    """One tile through the model: sampled tokens, failures, logprobs of each row's next token, and
+    captures.
 
     The next token of a row is the sampled one, or the one that its prompt goes on with.
     """
     meta = paged_meta(_runs(tile), TILE_ROWS, cache.page_size, fixed=(QUERIES, GROUP))
     tokens_X = sampling.history[tile.slots, meta.positions]
-    hidden_XD, next_cache = forward(
+    taps = placed_in_step(taps, tile.slots, meta.positions, sampling)
+    hidden_XD, next_cache, captured = forward_capture(
         params, tokens_X, meta.positions, cache, config=config, attend=bind(meta), taps=taps
     )
     assert next_cache is not None
@@ -174,7 +184,7 @@ def _tile(
 
     nothing = _nothing(TILE_ROWS, min(MAX_LOGPROBS, config.vocab_size))
     wanted_here = jnp.any(tile.samples | scored_X)
-    return next_cache, jax.lax.cond(wanted_here, read_out, lambda: nothing)
+    return next_cache, (*jax.lax.cond(wanted_here, read_out, lambda: nothing), captured)
 
 
 def _nothing(count: int, num_alternatives: int) -> tuple[Array, Array, TokenLogprobs]:

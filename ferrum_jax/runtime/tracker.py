@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ferrum_jax.runtime.capture import CaptureBuffer
 from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.types import (
     Logprob,
@@ -81,6 +82,8 @@ class RequestTracker:
     request: Request
     builders: list[CompletionBuilder]
     prompt_scores: PromptScores | None
+    captured: CaptureBuffer | None = None
+    """What the request's taps capture; None where they capture nothing."""
     keeps: bool = False
     """Whether a completion that ends for its length leaves a snapshot."""
     snapshots: dict[int, Snapshot] = field(default_factory=dict)

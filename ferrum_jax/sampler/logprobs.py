@@ -69,7 +69,7 @@ def token_logprobs(
 
 
 def score_tokens(
-    unembed: Callable[[Array], Array],
+    unembed: Callable[[Array, Array], Array],
     hidden: Float[Array, "T D"],
     targets: Int[Array, " T"],
     wanted: Int[Array, " T"],
@@ -80,7 +80,8 @@ def score_tokens(
     """`token_logprobs` of each target given its hidden state, `chunk` rows of logits at a time.
 
     Args:
-        unembed: hidden states `[chunk, D]` to logits `[chunk, V]`.
+        unembed: hidden states `[chunk, D]`, and which ones they are, int32 `[chunk]`, to logits
+            `[chunk, V]`.
         targets: the token that follows each hidden state.
         wanted: alternatives wanted; 0: chosen and rank; -1: nothing. A chunk where all are -1 is
             not even unembedded, and holds zeros.
@@ -89,16 +90,17 @@ def score_tokens(
     padding = -count % chunk
     parts = (
         jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, chunk, hidden.shape[1]),
+        jnp.pad(jnp.arange(count), (0, padding)).reshape(-1, chunk),
         jnp.pad(targets, (0, padding)).reshape(-1, chunk),
         jnp.pad(wanted, (0, padding), constant_values=-1).reshape(-1, chunk),
     )
 
-    def score(part: tuple[Array, Array, Array]) -> TokenLogprobs:
-        hidden_cD, targets_c, wanted_c = part
+    def score(part: tuple[Array, Array, Array, Array]) -> TokenLogprobs:
+        hidden_cD, index_c, targets_c, wanted_c = part
         k = jnp.max(wanted_c)
 
         def scored() -> TokenLogprobs:
-            return token_logprobs(unembed(hidden_cD), targets_c, k, max_k)
+            return token_logprobs(unembed(hidden_cD, index_c), targets_c, k, max_k)
 
         empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(scored))
         return jax.lax.cond(k >= 0, scored, lambda: empty)

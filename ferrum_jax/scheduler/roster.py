@@ -101,8 +101,15 @@ class Roster:
     def snapshot(self, sequence: Sequence) -> Snapshot:
         """A sequence as it stands, its known tokens; it shares the pages, while they last."""
         tokens, known = tuple(sequence.token_ids), self.num_shareable(sequence)
-        salt = sequence.request.cache_salt
-        snapshot = Snapshot(tokens, sequence.prompt_len, salt, known)
+        request = sequence.request
+        snapshot = Snapshot(
+            tokens,
+            sequence.prompt_len,
+            cache_salt=request.cache_salt,
+            taps=request.taps,
+            edits_digest=request.edits_digest,
+            num_scheduled=known,
+        )
         snapshot.blocks = self._blocks.fork(sequence.blocks, known)
         self._holders[snapshot] = None
         return snapshot
@@ -192,7 +199,7 @@ class Roster:
             known = min(sequence.num_scheduled, len(sequence.token_ids))
             if known // self._blocks.page_size > sequence.blocks.num_cached:
                 self._blocks.cache_full_pages(
-                    sequence.blocks, sequence.token_ids, known, sequence.request.cache_salt
+                    sequence.blocks, sequence.token_ids, known, sequence.request.prefix_salt
                 )
 
     def _reclaim(self, besides: Sequence | None = None) -> bool:

@@ -138,18 +138,18 @@ class ContinuousScheduler(Roster):
     def _take_prefix(self, sequence: Sequence) -> int | None:
         """Share the cached pages of a sequence's beginning; None where they are not asked for.
 
-        At least one token is left to compute. Whoever wants the prompt's logprobs needs all.
+        At least one token is left to compute. Prompt logprobs and captures take computing all.
         """
         request = sequence.request
         if (
             not self._blocks.caches_prefixes
             or sequence.swapped
             or sequence.blocks.pages
-            or request.params.prompt_logprobs is not None
+            or request.computes_whole_prompt
         ):
             return None
         taken = self._blocks.take_prefix(
-            sequence.blocks, sequence.token_ids, request.cache_salt, sequence.num_tokens - 1
+            sequence.blocks, sequence.token_ids, request.prefix_salt, sequence.num_tokens - 1
         )
         sequence.num_scheduled = taken
         return taken

@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 
 from ferrum_jax.types.cache import BlockTable
 from ferrum_jax.types.sampling import SamplingParams
+from ferrum_jax.types.taps import Taps
 
 
 class Priority(IntEnum):
@@ -57,8 +58,23 @@ class Request:
     cache_salt: str = ""
     """Cached pages are shared between requests of one salt only."""
     score_only: bool = False
-    """Compute the prompt's logprobs and generate nothing."""
+    """Run the prompt and generate nothing."""
+    taps: Taps | None = field(default=None, compare=False, repr=False)
+    """What is captured of it and edited in it."""
+    edits_digest: str = ""
+    """Of all that its edits are; empty without edits."""
     arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def prefix_salt(self) -> str:
+        """Cached pages are shared between requests of one cache salt and the same edits only."""
+        return f"{self.edits_digest}\0{self.cache_salt}" if self.edits_digest else self.cache_salt
+
+    @property
+    def computes_whole_prompt(self) -> bool:
+        """Whether every token of the prompt has to run, though its pages may be cached."""
+        captures = self.taps is not None and bool(self.taps.capture)
+        return captures or self.params.prompt_logprobs is not None
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ferrum_jax.types.cache import BlockTable
+from ferrum_jax.types.taps import Taps
 
 
 @dataclass(eq=False)
@@ -19,6 +20,9 @@ class Snapshot:
     prompt_len: int
     """How many of them are the prompt; the others were generated."""
     cache_salt: str = ""
+    taps: Taps | None = field(default=None, repr=False)
+    """The edits under which its tokens were computed."""
+    edits_digest: str = ""
     num_scheduled: int = 0
     """Leading tokens whose keys and values its pages hold."""
     blocks: BlockTable = field(default_factory=BlockTable, repr=False)

@@ -7,10 +7,13 @@ K alternatives per token, W words of 32 vocabulary bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from flax import struct
+
+from ferrum_jax.types.taps import TapPlan
 
 
 @dataclass(frozen=True, order=True)
@@ -21,9 +24,12 @@ class StepShape:
     rows: int
     score: bool = False
     """Whether every token's logits are wanted (prompt logprobs), not only each row's last."""
+    plan: TapPlan = field(default_factory=TapPlan)
+    """What is captured and edited; a declared shape has none of it."""
 
     def __str__(self) -> str:
-        return f"{self.tokens} tokens x {self.rows} rows{', scored' if self.score else ''}"
+        scored, plan = ", scored" if self.score else "", f", {self.plan}" if self.plan else ""
+        return f"{self.tokens} tokens x {self.rows} rows{scored}{plan}"
 
 
 @struct.dataclass
@@ -107,3 +113,5 @@ class StepOutput:
     prompt: TokenLogprobs | None
     """of each token's successor in the history, [T]; None unless the shape scores"""
     sampling: SamplingState
+    captured: Any = struct.field(default_factory=dict)
+    """`{site: {layer: [T, ...]}}` of what the shape's plan captures"""

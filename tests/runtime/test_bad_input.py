@@ -180,11 +180,6 @@ def test_a_step_broken_off_after_its_cache_was_donated(llm, monkeypatch, failure
     assert "broken off" in engine.take(bystander).error
 
 
-def test_taps_on_requests_are_refused_plainly(llm):
-    with pytest.raises(fj.UnsupportedError, match="forward_capture"):
-        llm.generate([[5]], GREEDY, taps=fj.Taps())
-
-
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [

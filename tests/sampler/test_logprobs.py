@@ -114,9 +114,9 @@ def test_chunked_scores_are_those_of_the_whole(count):
     weight = jnp.asarray(rng.normal(size=(6, VOCAB)), jnp.float32)
     targets = jnp.asarray(rng.integers(0, VOCAB, count), jnp.int32)
 
-    def unembed(rows):
+    def unembed(rows, index):
         assert rows.shape == (4, 6)
-        return rows @ weight
+        return hidden[index] @ weight
 
     score = jax.jit(lambda *arguments: score_tokens(unembed, *arguments, chunk=4))
     out = score(hidden, targets, jnp.full(count, 3, jnp.int32))
@@ -130,7 +130,7 @@ def test_chunked_scores_are_those_of_the_whole(count):
 def test_chunks_that_nobody_wants_are_zero_and_the_others_are_not():
     hidden = jnp.ones((8, 6))
     wanted = jnp.array([-1] * 4 + [-1, 0, -1, -1], jnp.int32)
-    score = jax.jit(lambda *a: score_tokens(lambda rows: rows[:, :5], *a, chunk=4))
+    score = jax.jit(lambda *a: score_tokens(lambda rows, index: rows[:, :5], *a, chunk=4))
     out = score(hidden, jnp.zeros(8, jnp.int32), wanted)
     assert out.rank.tolist() == [0] * 4 + [1] * 4
     np.testing.assert_allclose(out.chosen, [0] * 4 + [-np.log(5)] * 4, rtol=1e-6)

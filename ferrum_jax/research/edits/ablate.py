@@ -131,7 +131,7 @@ def _of_layer(
             f"{name} of layer {layer} has shape {array.shape}; axis {axis} must hold its {kind}s, "
             f"{kind} {unit} among them"
         )
-    return array.take(unit, axis=axis)
+    return np.take(array, unit, axis=axis)
 
 
 def _checked_seed(seed: int) -> int:

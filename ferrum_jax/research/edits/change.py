@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from ferrum_jax.research.edits.build import as_row, make_taps
 from ferrum_jax.research.edits.operations import Add, Custom, KeepExperts, Multiply
@@ -81,7 +81,7 @@ def custom(
 
 
 def _check_scalar(name: str, row: Any) -> None:
-    if isinstance(row, jax.core.Tracer):
+    if isinstance(row, Tracer):
         return
     if row.shape != (1,):
         raise RequestError(f"{name} has shape {row.shape[1:]}; give one number")

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
 from ferrum_jax.models.taps import rows_of
@@ -128,7 +129,7 @@ class Patch:
         activations, rows_T = jnp.asarray(values["activations"]), place.rows
         if activations.shape[0] == 1:
             rows_T = jnp.zeros_like(rows_T)
-        given = self._fitted(activations[rows_T, index_T], x.shape[1:])
+        given = self._fitted(activations[rows_T, index_T], x.shape[1:], place.positions)
         chosen = jnp.any(match_Tn, axis=1).reshape(-1, *[1] * (x.ndim - 1))
         if values["units"] is not None:
             units_TU = _marked(rows_of(jnp.asarray(values["units"]), place), x.shape[1])
@@ -140,13 +141,14 @@ class Patch:
         if values["units"] is not None:
             _check_range("unit", layer, shape[0], values["units"])
 
-    def _fitted(self, given: Array, shape: tuple[int, ...]) -> Array:
+    def _fitted(self, given: Array, shape: tuple[int, ...], positions_T: Array) -> Array:
         return given
 
 
 @dataclass(frozen=True)
 class PatchPattern(Patch):
-    """`Patch` of attention weights: keys that the given ones do not reach have weight 0."""
+    """`Patch` of attention weights: a key that the given ones do not reach has weight 0, and so
+    has one that stands behind its query."""
 
     def check(self, site: str, layer: int, shape: tuple[int, ...], values: dict[str, Any]) -> None:
         given = values["activations"].shape[2:]
@@ -158,9 +160,11 @@ class PatchPattern(Patch):
         if values["units"] is not None:
             _check_range("head", layer, shape[0], values["units"])
 
-    def _fitted(self, given: Array, shape: tuple[int, ...]) -> Array:
+    def _fitted(self, given: Array, shape: tuple[int, ...], positions_T: Array) -> Array:
         missing = max(0, shape[-1] - given.shape[-1])
-        return jnp.pad(given, ((0, 0), (0, 0), (0, missing)))[..., : shape[-1]]
+        given = jnp.pad(given, ((0, 0), (0, 0), (0, missing)))[..., : shape[-1]]
+        seen_TS = jnp.arange(shape[-1]) <= positions_T[:, None]
+        return jnp.where(seen_TS[:, None], given, 0)
 
 
 @dataclass(frozen=True)
@@ -221,13 +225,13 @@ def check_shape(
 
 def check_units(kind: str, layer: int, count: int, pairs: Any) -> None:
     """Raise `RequestError` if a (layer, unit) of this layer names a unit that it does not have."""
-    if not isinstance(pairs, jax.core.Tracer):
+    if not isinstance(pairs, Tracer):
         pairs = np.asarray(pairs).reshape(-1, 2)
         _check_range(kind, layer, count, pairs[pairs[:, 0] == layer, 1])
 
 
 def _check_range(kind: str, layer: int, count: int, units: Any) -> None:
-    if isinstance(units, jax.core.Tracer):
+    if isinstance(units, Tracer):
         return
     for unit in np.asarray(units).reshape(-1).tolist():
         if unit != NOWHERE and not 0 <= unit < count:

@@ -44,7 +44,8 @@ def patch(
         "positions": _padded_places(places)[None],
         "units": None if heads is None else _heads(heads)[None],
     }
-    return make_taps(site, operation, values, layers=layer)
+    where = range(rows.shape[1]) if positions is None else positions
+    return make_taps(site, operation, values, layers=layer, positions=where)
 
 
 def freeze_attention(
@@ -54,7 +55,7 @@ def freeze_attention(
 
     Args:
         pattern: `[n, N, S]`, queries first, as `llm.capture(sites=("pattern",))` returns it. Keys
-            beyond its S get weight 0.
+            beyond its S get weight 0, and so do keys behind their query.
         positions, heads: as for `patch`.
     """
     return patch(pattern, layer, positions, "pattern", heads=heads)

@@ -1,0 +1,153 @@
+"""Puts captured chunks together: arrays per text, folders, pooled hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ferrum_jax.models import Params
+from ferrum_jax.models.norm import normalise
+from ferrum_jax.runtime.capture import CapturedChunk, Values, joined
+from ferrum_jax.runtime.record import environment
+from ferrum_jax.types import DataType, ModelConfig, RequestError
+
+if TYPE_CHECKING:
+    from ferrum_jax.runtime.activations import Activations
+
+POOLINGS = ("last", "mean")
+
+
+def collect(
+    chunks: Iterable[CapturedChunk],
+    count: int,
+    *,
+    positions: Any = None,
+    dtype: str | None = None,
+    to: str | Path | None = None,
+    progress: bool = False,
+) -> list[Values] | Activations:
+    """Each text's activations, the texts in their order; with `to`, written to a folder.
+
+    Raises:
+        RequestError: positions that a text does not have, or a folder that is in use.
+        ConfigError: a dtype that is none.
+    """
+    kind = None if dtype is None else DataType.parse(dtype)
+    texts = (_chosen(text, positions) for text in _texts(chunks, count, progress))
+    if to is not None:
+        return _written(texts, Path(to), kind)
+    found: dict[int, Values] = {}
+    for text in texts:
+        found[text.prompt] = (
+            text.values
+            if kind is None
+            else jax.tree.map(lambda x: x.astype(jnp.dtype(kind.value)), text.values)
+        )
+    return [found[i] for i in range(count)]
+
+
+def final_hidden(params: Params, resid: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """The last layer's residual `[n, D]` after the final norm, float32."""
+    padded = np.pad(resid, ((0, -len(resid) % 16), (0, 0)))
+    return np.asarray(_final_norm(params.final_norm, padded, config=config))[: len(resid)]
+
+
+@partial(jax.jit, static_argnames="config")
+def _final_norm(weights: Any, x: jax.Array, *, config: ModelConfig) -> jax.Array:
+    return normalise(x, weights, config.final_norm, config.norm_eps).astype(jnp.float32)
+
+
+def pool(
+    chunks: Iterable[tuple[CapturedChunk, np.ndarray]], count: int, pooling: str, progress: bool
+) -> np.ndarray:
+    """float32 `[texts, D]` from each chunk's hidden states `[n, D]`: the last one's, or the mean.
+
+    Raises:
+        RequestError: the pooling is neither.
+    """
+    if pooling not in POOLINGS:
+        raise RequestError(f"pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
+    sums: dict[int, np.ndarray] = {}
+    lengths: dict[int, int] = {}
+    with tqdm(total=count, unit="text", disable=not progress) as bar:
+        for chunk, hidden in chunks:
+            i = chunk.prompt
+            if pooling == "last":
+                sums[i], lengths[i] = hidden[-1], 1
+            else:
+                sums[i] = sums.get(i, 0.0) + hidden.sum(axis=0, dtype=np.float64)
+                lengths[i] = lengths.get(i, 0) + len(hidden)
+            bar.update(chunk.done)
+    return np.asarray([sums[i] / lengths[i] for i in range(count)], np.float32)
+
+
+@dataclass(frozen=True)
+class _Text:
+    prompt: int
+    token_ids: np.ndarray
+    positions: np.ndarray
+    values: Values
+
+
+def _texts(chunks: Iterable[CapturedChunk], count: int, progress: bool) -> Iterator[_Text]:
+    """Whole texts, each as soon as its last chunk has come."""
+    parts: dict[int, list[CapturedChunk]] = {}
+    with tqdm(total=count, unit="text", disable=not progress) as bar:
+        for chunk in chunks:
+            parts.setdefault(chunk.prompt, []).append(chunk)
+            if chunk.done:
+                mine = parts.pop(chunk.prompt)
+                ids = np.asarray([i for part in mine for i in part.token_ids], np.int32)
+                yield _Text(
+                    prompt=chunk.prompt,
+                    token_ids=ids,
+                    positions=np.arange(len(ids)),
+                    values=joined([part.values for part in mine]),
+                )
+                bar.update()
+
+
+def _chosen(text: _Text, positions: Any) -> _Text:
+    """A text's chosen positions; of one index, the axis stays."""
+    if positions is None:
+        return text
+    count = len(text.token_ids)
+    try:
+        index = np.arange(count)[positions]
+    except (IndexError, TypeError) as error:
+        raise RequestError(
+            f"positions is {positions!r}; text {text.prompt} has positions 0 to {count - 1}, give "
+            "an index, a list of them or a slice"
+        ) from error
+    index = np.atleast_1d(index)
+    values = jax.tree.map(lambda x: x[index], text.values)
+    return _Text(text.prompt, text.token_ids, index, values)
+
+
+def _written(texts: Iterator[_Text], path: Path, kind: DataType | None) -> Activations:
+    """Stream the texts to a folder, and open it."""
+    from ferrum_jax.runtime.activations import Activations, ActivationWriter
+
+    first = next(texts, None)
+    if first is None:
+        raise RequestError("there are no texts; give at least one")
+    writer = ActivationWriter(
+        path,
+        sites=tuple(first.values),
+        layers=tuple(sorted({layer for site in first.values.values() for layer in site})),
+        dtype=None if kind is None else str(kind),
+        record=environment(),
+    )
+    with writer:
+        for text in chain([first], texts):
+            writer.add(text.prompt, text.token_ids.tolist(), text.values, text.positions)
+    return Activations.open(path)
