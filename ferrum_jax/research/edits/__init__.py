@@ -18,6 +18,7 @@ from ferrum_jax.research.edits.ablate import (
 from ferrum_jax.research.edits.change import custom, force_router, scale, steer
 from ferrum_jax.research.edits.patch import freeze_attention, patch
 from ferrum_jax.research.edits.spans import generated
+from ferrum_jax.research.edits.swap import path_patch, swap
 
 __all__ = [
     "ablate_heads",
@@ -29,6 +30,8 @@ __all__ = [
     "freeze_attention",
     "generated",
     "patch",
+    "path_patch",
     "scale",
     "steer",
+    "swap",
 ]

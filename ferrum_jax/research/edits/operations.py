@@ -247,17 +247,23 @@ def _units_here(units: Any, place: Place, layer: int) -> Int[Array, "T n"]:
 
 
 def _marked(units_Tn: Array, count: int) -> Bool[Array, "T U"]:
-    """Which of `count` units each token names."""
-    return jnp.any(units_Tn[:, :, None] == jnp.arange(count), axis=1)
+    """Which of `count` units each token names; `NOWHERE` marks one that is cut off again."""
+    spare = jnp.zeros((units_Tn.shape[0], count + 1), bool)
+    tokens_T1 = jnp.arange(units_Tn.shape[0])[:, None]
+    return spare.at[tokens_T1, _or_spare(units_Tn, count)].set(True)[:, :count]
+
+
+def _or_spare(units_Tn: Array, count: int) -> Int[Array, "T n"]:
+    """The units, and `count` for those that are `NOWHERE`."""
+    return jnp.where(units_Tn == NOWHERE, count, units_Tn)
 
 
 def _with_units(x_TU: Array, units_Tn: Array, given_Tn: Array) -> Array:
-    """`x` with some units of each token set; `NOWHERE` writes to a unit that is cut off again."""
+    """`x` with some units of each token set."""
     count = x_TU.shape[1]
     spare = jnp.pad(x_TU, ((0, 0), (0, 1), *[(0, 0)] * (x_TU.ndim - 2)))
-    target_Tn = jnp.where(units_Tn == NOWHERE, count, units_Tn)
-    tokens_T1 = jnp.arange(x_TU.shape[0])[:, None]
-    return spare.at[tokens_T1, target_Tn].set(given_Tn.astype(x_TU.dtype))[:, :count]
+    at = (jnp.arange(x_TU.shape[0])[:, None], _or_spare(units_Tn, count))
+    return spare.at[at].set(given_Tn.astype(x_TU.dtype))[:, :count]
 
 
 def _positions(positions: Any, place: Place) -> Int[Array, "T n"]:

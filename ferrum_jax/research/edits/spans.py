@@ -77,11 +77,16 @@ def layer_spans(layers: Layers) -> np.ndarray:
     """
     if layers is None:
         return np.asarray([[0, EVERYWHERE]], np.int32)
+    return _padded([(start, stop) for start, _, stop, _ in _runs(layer_list(layers))], 2)
+
+
+def layer_list(layers: int | Iterable[int]) -> list[int]:
+    """Layers as a list; `RequestError` for what is no natural number."""
     listed = _listed("layers", layers)
     for layer in listed:
         if layer < 0:
             raise RequestError(f"layer {layer} does not exist; layers count from 0")
-    return _padded([(start, stop) for start, _, stop, _ in _runs(listed)], 2)
+    return listed
 
 
 def position_list(positions: Positions, count: int) -> np.ndarray:
