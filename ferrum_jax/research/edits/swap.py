@@ -162,8 +162,8 @@ def _source_index(positions: Any, source_positions: Any, count: int) -> np.ndarr
 
 
 def _as_list(positions: Any) -> list[int]:
-    listed = [positions] if isinstance(positions, int | np.integer) else list(positions)
-    return [int(p) for p in position_list(listed, len(listed))[:, 0]]
+    items: list[Any] = [positions] if isinstance(positions, int | np.integer) else list(positions)
+    return [int(p) for p in position_list(items, len(items))[:, 0]]
 
 
 def _ids(llm: LLM, prompt: Prompt) -> list[int]:
