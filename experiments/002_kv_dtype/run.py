@@ -4,12 +4,8 @@ python experiments/002_kv_dtype/run.py
 """
 
 import hashlib
-import json
-import platform
-import subprocess
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 from config import Comparison
@@ -19,8 +15,8 @@ from summary import summarise
 from texts import Texts, read_texts
 
 import ferrum_jax as fj
-from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.llm import DEMO_MODEL
+from ferrum_jax.runtime.record import environment, write_json
 
 HERE = Path(__file__).parent
 
@@ -35,28 +31,21 @@ def main() -> None:
     rows = [summarise(dtype, x, found[0], texts, llm.config, plan) for dtype, x in pairs]
     noise = dense_error(llm, texts, found[0].nats_RT)
     result = {
-        **environment(plan),
+        **describe_run(plan),
         "texts": describe(texts),
         "reference_against_dense_nats": noise,
         "seconds": round(time.monotonic() - start, 1),
         "rows": rows,
     }
-    (HERE / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(HERE / "results.json", result)
     draw(plan, rows, [x.kl_RT[texts.mask_RT] for x in found], HERE / "kl.png")
     print(table(rows))
 
 
-def environment(plan: Comparison) -> dict:
+def describe_run(plan: Comparison) -> dict:
     """Everything needed to know and to repeat this run."""
-    commit = ["git", "rev-parse", "HEAD"]
-    device = device_info()
     return {
-        "command": "python experiments/002_kv_dtype/run.py",
-        "commit": subprocess.run(commit, cwd=HERE, capture_output=True, text=True).stdout.strip(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-        "device": {"platform": device.platform, "kind": device.kind},
-        "machine": platform.machine(),
+        **environment("python experiments/002_kv_dtype/run.py"),
         "config": asdict(plan),
         "seed": plan.seed,
         "weights_sha256": hashlib.sha256(

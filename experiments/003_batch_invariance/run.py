@@ -4,14 +4,9 @@ python experiments/003_batch_invariance/run.py
 """
 
 import hashlib
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -20,8 +15,8 @@ from compare import compare
 from config import Plan
 from figure import draw
 
-from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.llm import DEMO_MODEL
+from ferrum_jax.runtime.record import environment, write_json
 
 HERE = Path(__file__).parent
 
@@ -34,7 +29,7 @@ def main() -> None:
         compared = time.monotonic()
         costs = list(cost.measure(plan.cost))
     result = {
-        **environment(plan),
+        **describe_run(plan),
         "seconds": {
             "comparison": round(compared - start, 1),
             "cost": round(time.monotonic() - compared, 1),
@@ -42,22 +37,15 @@ def main() -> None:
         "rows": rows,
         "costs": costs,
     }
-    (HERE / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(HERE / "results.json", result)
     draw(result, HERE / "invariance.png")
     print(f"{bits_table(result)}\n\n{cost_table(result)}\n\n{result['seconds']}")
 
 
-def environment(plan: Plan) -> dict:
+def describe_run(plan: Plan) -> dict:
     """Everything needed to know and to repeat this run."""
-    commit = ["git", "rev-parse", "HEAD"]
-    device = device_info()
     return {
-        "command": "python experiments/003_batch_invariance/run.py",
-        "commit": subprocess.run(commit, cwd=HERE, capture_output=True, text=True).stdout.strip(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("ferrum-jax", "jax", "jaxlib", "numpy")},
-        "device": {"platform": device.platform, "kind": device.kind},
-        "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        **environment("python experiments/003_batch_invariance/run.py"),
         "config": asdict(plan),
         "seeds": {"order": plan.comparison.order_seed, "cost": plan.cost.seed},
         "weights_sha256": hashlib.sha256(

@@ -6,15 +6,10 @@ python experiments/004_scheduler_scale/run.py --quick   # a smoke run; writes no
 
 import argparse
 import gc
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import figure
@@ -24,6 +19,8 @@ from simulator import CollectorClock, Simulation
 from summary import describe, describe_jobs, describe_policy, series
 from tqdm import tqdm
 from workloads import jobs
+
+from ferrum_jax.runtime.record import environment, write_json
 
 HERE = Path(__file__).parent
 
@@ -35,30 +32,26 @@ def main() -> None:
     quick = parser.parse_args().quick
     plan, start = QUICK if quick else Plan(), time.monotonic()
     with CollectorClock() as collector:
-        result = {
-            **environment(plan),
+        found = {
             "steady": list(run_steady(plan, collector)),
             "workloads": list(run_workloads(plan, collector)),
             "policies": list(run_policies(plan, collector)),
             "evictions": list(run_evictions(plan, collector)),
         }
-    result["seconds"] = round(time.monotonic() - start, 1)
+    seconds = round(time.monotonic() - start, 1)
+    # Only now: a device that has started is more for Python's collector to visit.
+    result = {**describe_run(plan), **found, "seconds": seconds}
     folder = Path(tempfile.mkdtemp()) if quick else HERE
-    (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(folder / "results.json", result)
     figure.draw(result, folder)
     print("\n\n".join(tables(result)))
     print(f"\n{result['seconds']:.0f} s; results and figures in {folder if quick else HERE.name}")
 
 
-def environment(plan: Plan) -> dict:
+def describe_run(plan: Plan) -> dict:
     """Everything needed to know and to repeat this run."""
-    commit = ["git", "rev-parse", "HEAD"]
     return {
-        "command": "python experiments/004_scheduler_scale/run.py",
-        "commit": subprocess.run(commit, cwd=HERE, capture_output=True, text=True).stdout.strip(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("ferrum-jax", "numpy")},
-        "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        **environment("python experiments/004_scheduler_scale/run.py"),
         "config": asdict(plan) | {"workloads": [asdict(w) for w in plan.scale.workloads]},
         "seeds": {
             workload.name: workload.seed

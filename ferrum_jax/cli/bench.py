@@ -60,12 +60,12 @@ def run(args: argparse.Namespace) -> None:
     if args.shape and args.model:
         raise UsageError("--shape and --model exclude each other")
     from ferrum_jax.cli.bench_report import table
-    from ferrum_jax.cli.record import to_json
+    from ferrum_jax.runtime.record import to_json, write_json
 
     record = _measure(args)
     if args.json is not None and str(args.json) != "-":
         try:
-            args.json.write_text(to_json(record) + "\n", encoding="utf-8")
+            write_json(args.json, record)
         except OSError as error:
             raise UsageError(f"cannot write {args.json}: {error}") from error
     print(to_json(record) if str(args.json) == "-" else table(record))

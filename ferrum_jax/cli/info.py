@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what is known without running the model."""
-    from ferrum_jax.cli.record import environment, to_json
+    from ferrum_jax.cli.record import environment
+    from ferrum_jax.runtime.record import to_json
 
     record = {**environment(), **_describe(args)}
     if args.json:
