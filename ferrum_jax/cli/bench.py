@@ -78,7 +78,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     from ferrum_jax.cli.bench_limits import LimitMeter, median_limits
     from ferrum_jax.cli.bench_report import measured_record, memory_record
     from ferrum_jax.cli.bench_run import Sizes, Workload
-    from ferrum_jax.cli.record import environment
+    from ferrum_jax.runtime.record import environment
 
     sizes = Sizes(args.prompt_tokens, args.new_tokens, args.rounds)
     start = time.perf_counter()

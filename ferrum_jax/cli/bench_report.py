@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ferrum_jax.cli.bench_run import Measured
-from ferrum_jax.cli.record import bytes_text, num_parameters
+from ferrum_jax.cli.figures import bytes_text, num_parameters
 from ferrum_jax.kv import cache_bytes
 from ferrum_jax.runtime.devices import peak_memory
 from ferrum_jax.runtime.llm import LLM

@@ -166,8 +166,7 @@ def _print_json(
     prompts: list[str],
     outputs: list[RequestOutput],
 ) -> None:
-    from ferrum_jax.cli.record import environment
-    from ferrum_jax.runtime.record import to_json
+    from ferrum_jax.runtime.record import environment, to_json
 
     results: list[dict[str, Any]] = [
         {

@@ -21,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what is known without running the model."""
-    from ferrum_jax.cli.record import environment
-    from ferrum_jax.runtime.record import to_json
+    from ferrum_jax.runtime.record import environment, to_json
 
     record = {**environment(), **_describe(args)}
     if args.json:
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 def _describe(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
-    from ferrum_jax.cli.record import num_parameters
+    from ferrum_jax.cli.figures import num_parameters
     from ferrum_jax.kv import cache_bytes, plan_cache
     from ferrum_jax.models.params import flatten_shapes, unflatten
     from ferrum_jax.models.weights.hub import resolve_checkpoint
@@ -83,7 +82,7 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print_record(record: dict[str, Any]) -> None:
-    from ferrum_jax.cli.record import bytes_text
+    from ferrum_jax.cli.figures import bytes_text
     from ferrum_jax.types import DeviceInfo
 
     cache, versions = record["cache"], record["versions"]

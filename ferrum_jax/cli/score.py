@@ -105,8 +105,7 @@ def _shortened(text: str, width: int = 50) -> str:
 
 
 def _print_json(args: argparse.Namespace, llm: LLM, results: list[TextScore]) -> None:
-    from ferrum_jax.cli.record import environment
-    from ferrum_jax.runtime.record import to_json
+    from ferrum_jax.runtime.record import environment, to_json
 
     record = {
         "model": args.model,

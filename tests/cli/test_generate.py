@@ -30,7 +30,7 @@ def test_json_is_one_object_that_repeats_with_its_seed(run, checkpoint):
     assert first["seed"] == 3
     assert first["sampling"]["temperature"] == 0.7
     assert first["config"]["hidden_size"] == 32
-    assert set(first["versions"]) == {"ferrum_jax", "jax", "jaxlib", "python"}
+    assert {"ferrum_jax", "jax", "jaxlib", "python"} <= set(first["versions"])
     (result,) = first["results"]
     assert result["prompt"] == "The quick"
     assert result["prompt_token_ids"][0] == 0

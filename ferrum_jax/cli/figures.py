@@ -1,21 +1,11 @@
-"""What the JSON answers of the command carry, and numbers as its tables show them."""
+"""Numbers of a model as the command's tables show them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ferrum_jax.models.params import flatten_shapes
-from ferrum_jax.runtime import record
 from ferrum_jax.types import ModelConfig
-
-VERSIONS = ("ferrum_jax", "jax", "jaxlib", "python")
-
-
-def environment() -> dict[str, Any]:
-    """`runtime.record.environment`, with those versions that one line has room for."""
-    found = record.environment()
-    return {**found, "versions": {name: found["versions"][name] for name in VERSIONS}}
 
 
 def num_parameters(config: ModelConfig) -> int:
