@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from ferrum_jax.runtime.engine import Engine
-from ferrum_jax.types import FinishReason, RequestError, SamplingParams, Snapshot
+from ferrum_jax.runtime.intake import counts_from_end
+from ferrum_jax.types import FinishReason, RequestError, SamplingParams, Snapshot, Taps
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,16 @@ def search(
     rounds: int,
     keep: int,
     score: Worth | None,
+    taps: Taps | None,
     run: Run,
     progress: bool,
 ) -> list[Branch]:
     """`LLM.branch`. `run` steps the engine until requests have ended."""
+    if taps is not None and counts_from_end(taps):
+        raise RequestError(
+            "an edit counts positions from the prompt's end, which moves with every round; name "
+            "positions from the start, or none"
+        )
     for name, value in (("width", width), ("rounds", rounds), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise RequestError(f"{name} is {value!r}; it must be an integer from 1")
@@ -70,7 +77,7 @@ def search(
     ended: list[Branch] = []
     try:
         for number in tqdm(range(rounds), unit="round", disable=not progress):
-            grown = list(_grow(engine, prompt, _seeded(each, number), open_ends, run, number))
+            grown = list(_grow(engine, prompt, _seeded(each, number), open_ends, run, number, taps))
             _release(engine, open_ends)
             scored = [(replace(branch, score=worth(branch)), end) for branch, end in grown]
             scored.sort(key=lambda item: -item[0].score)
@@ -98,13 +105,14 @@ def _grow(
     ends: Sequence[tuple[Branch | None, Snapshot | None]],
     run: Run,
     number: int,
+    taps: Taps | None,
 ) -> Iterator[tuple[Branch, Snapshot | None]]:
     """Continue every end `params.n` times, all in one batch."""
     requests = []
     try:
         for _, snapshot in ends:
             if snapshot is None:
-                requests.append(engine.add(prompt, params, keep=True))
+                requests.append(engine.add(prompt, params, keep=True, taps=taps))
             else:
                 requests.append(engine.resume(snapshot, params, keep=True))
     except BaseException:

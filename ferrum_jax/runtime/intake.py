@@ -121,11 +121,9 @@ class Intake:
     def _digest(self, taps: Taps, prompt_len: int) -> str:
         """sha256 over the operations and the arrays of all edits, in their order; and over the
         prompt's length where an edit counts from its end."""
-        edits = [edit for edits in taps.edits.values() for edit in edits]
-        if not edits:
+        if not any(taps.edits.values()):
             return ""
-        from_end = any(np.any(np.asarray(edit.positions)[..., 1::2]) for edit in edits)
-        digest = hashlib.sha256(str(prompt_len if from_end else "").encode())
+        digest = hashlib.sha256(str(prompt_len if counts_from_end(taps) else "").encode())
         for site, edits in sorted(taps.edits.items()):
             for edit in edits:
                 number = self._operations.setdefault(edit.operation, len(self._operations))
@@ -147,6 +145,12 @@ class Intake:
             RunningSequence(request=request, index=i, max_len=limit, seed=seed)
             for i in range(1 if request.score_only else params.n)
         ]
+
+
+def counts_from_end(taps: Taps) -> bool:
+    """Whether an edit names positions by their distance from the prompt's end."""
+    edits = [edit for edits in taps.edits.values() for edit in edits]
+    return any(np.any(np.asarray(edit.positions)[..., 1::2]) for edit in edits)
 
 
 def checked_service(

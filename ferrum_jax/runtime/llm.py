@@ -225,6 +225,7 @@ class LLM(Capturing):
         rounds: int = 3,
         keep: int = 1,
         score: Worth | None = None,
+        taps: Taps | None = None,
         progress: bool = False,
     ) -> list[Branch]:
         """Search over continuations: sample, keep the best, branch from those, and so on.
@@ -236,6 +237,7 @@ class LLM(Capturing):
         Args:
             params: of each continuation; None: 16 tokens at temperature 1.
             score: what a branch is worth; None: the mean logprob of its tokens.
+            taps: edits of the model; their positions are counted from the start.
             progress: show a bar by rounds.
 
         Returns:
@@ -254,6 +256,7 @@ class LLM(Capturing):
             rounds=rounds,
             keep=keep,
             score=score,
+            taps=taps,
             run=self._drive.run,
             progress=progress,
         )

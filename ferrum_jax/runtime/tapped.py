@@ -29,12 +29,11 @@ class TappedSlots:
     def put(self, slot: int, taps: Taps | None) -> None:
         """A slot has a new owner."""
         plan = NO_PLAN if taps is None else plan_of(taps)
-        if taps is None or not plan:
-            if self._taps.pop(slot, None) is not None:
-                del self._plans[slot]
-            return
-        self._taps[slot], self._plans[slot] = taps, plan
-        if plan.lanes:
+        before = self._plans.pop(slot, NO_PLAN)
+        self._taps.pop(slot, None)
+        if taps is not None and plan:
+            self._taps[slot], self._plans[slot] = taps, plan
+        if before.lanes or plan.lanes:
             self._tables = {NO_PLAN: NO_TAPS}
 
     def split(self, schedule: Schedule) -> tuple[tuple[Schedule, TapPlan], ...]:

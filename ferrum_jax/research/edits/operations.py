@@ -188,8 +188,7 @@ class Custom:
 
     def __call__(self, x: Array, values: tuple[Any, ...], place: Place, layer: int) -> Array:
         arrays = [rows_of(jnp.asarray(value), place) for value in values]
-        # A numpy ufunc cannot be mapped itself.
-        return jax.vmap(lambda *token: jnp.asarray(self.function(*token)))(x, *arrays)
+        return jax.vmap(self.function)(x, *arrays)
 
     def check(self, site: str, layer: int, shape: tuple[int, ...], values: Any) -> None:
         if -1 in shape:
@@ -197,11 +196,11 @@ class Custom:
         token = jax.ShapeDtypeStruct(shape, jnp.float32)
         rows = [jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in values]
         try:
-            result = jax.eval_shape(lambda *given: jnp.asarray(self.function(*given)), token, *rows)
+            result = jax.eval_shape(self.function, token, *rows)
         except (TypeError, ValueError, IndexError) as error:
             raise RequestError(
                 f"the function of the edit at {site}, layer {layer} fails on one token's "
-                f"activation of shape {shape}: {error}"
+                f"activation of shape {shape}; write it with jax.numpy. It says: {error}"
             ) from error
         if getattr(result, "shape", None) != shape:
             raise RequestError(
