@@ -19,7 +19,21 @@ if TYPE_CHECKING:
     from ferrum_jax.models import forward, forward_capture, unembed
     from ferrum_jax.models.edit import edit_layers
     from ferrum_jax.models.weights.load import load_model
-    from ferrum_jax.research import edits
+    from ferrum_jax.research import edits, gradients, reading
+    from ferrum_jax.research.compare import Comparison, SavedLogprobs, compare
+    from ferrum_jax.research.fit import LoRA, SoftPrompt, SteeringVector, fit
+    from ferrum_jax.research.gradients import loss
+    from ferrum_jax.research.sweep import (
+        SweepTable,
+        Variant,
+        bits_per_byte,
+        grid,
+        kl_from_baseline,
+        logprob_of,
+        nll,
+        sweep,
+    )
+    from ferrum_jax.runtime.activations import Activations
     from ferrum_jax.runtime.llm import LLM
     from ferrum_jax.types import (
         ConfigError,
@@ -46,12 +60,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "Activations",
+    "Comparison",
     "ConfigError",
     "DeviceError",
     "EngineConfig",
     "FerrumError",
     "FinishReason",
     "LayerSpec",
+    "LoRA",
     "ModelConfig",
     "ModelError",
     "Place",
@@ -59,33 +76,68 @@ __all__ = [
     "RequestError",
     "ResourceExhausted",
     "SamplingParams",
+    "SavedLogprobs",
     "SchedulerError",
+    "SoftPrompt",
+    "SteeringVector",
+    "SweepTable",
     "Taps",
     "TokenizerError",
     "UnsupportedError",
+    "Variant",
     "WeightError",
     "__version__",
+    "bits_per_byte",
+    "compare",
     "dense_attention",
     "edit_layers",
     "edits",
+    "fit",
     "forward",
     "forward_capture",
+    "gradients",
+    "grid",
+    "kl_from_baseline",
     "load_model",
+    "logprob_of",
+    "loss",
+    "nll",
+    "reading",
+    "sweep",
     "unembed",
 ]
 
 _MODULES = {
+    "Activations": "ferrum_jax.runtime.activations",
+    "Comparison": "ferrum_jax.research.compare",
     "LLM": "ferrum_jax.runtime.llm",
+    "LoRA": "ferrum_jax.research.fit",
+    "SavedLogprobs": "ferrum_jax.research.compare",
+    "SoftPrompt": "ferrum_jax.research.fit",
+    "SteeringVector": "ferrum_jax.research.fit",
+    "SweepTable": "ferrum_jax.research.sweep",
+    "Variant": "ferrum_jax.research.sweep",
+    "bits_per_byte": "ferrum_jax.research.sweep",
+    "compare": "ferrum_jax.research.compare",
     "dense_attention": "ferrum_jax.attention",
     "edit_layers": "ferrum_jax.models.edit",
     "edits": "ferrum_jax.research",
+    "fit": "ferrum_jax.research.fit",
     "forward": "ferrum_jax.models",
     "forward_capture": "ferrum_jax.models",
+    "gradients": "ferrum_jax.research",
+    "grid": "ferrum_jax.research.sweep",
+    "kl_from_baseline": "ferrum_jax.research.sweep",
     "load_model": "ferrum_jax.models.weights.load",
+    "logprob_of": "ferrum_jax.research.sweep",
+    "loss": "ferrum_jax.research.gradients",
+    "nll": "ferrum_jax.research.sweep",
+    "reading": "ferrum_jax.research",
+    "sweep": "ferrum_jax.research.sweep",
     "unembed": "ferrum_jax.models",
 }
 """Where a name comes from, if not from `ferrum_jax.types`."""
-_SUBMODULES = {"edits"}
+_SUBMODULES = {"edits", "gradients", "reading"}
 """Names that are modules themselves."""
 
 

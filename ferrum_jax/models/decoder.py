@@ -18,6 +18,7 @@ from ferrum_jax.models.mlp import mlp, moe
 from ferrum_jax.models.norm import normalise
 from ferrum_jax.models.params import AttentionParams, LayerParams, Params
 from ferrum_jax.models.rope import Angles, apply_rope, rope_angles
+from ferrum_jax.models.sites import check_edits
 from ferrum_jax.models.taps import TapRun, check_all_reached, placed
 from ferrum_jax.types import (
     AttentionConfig,
@@ -79,7 +80,14 @@ def forward_capture(
     taps: Taps = NO_TAPS,
     remat: bool = False,
 ) -> tuple[Float[Array, "T D"], KVCache | None, Captured]:
-    """`forward`, and what `taps.capture` names as `{site: {layer: [T, ...]}}`."""
+    """`forward`, and what `taps.capture` names as `{site: {layer: [T, ...]}}`.
+
+    Raises:
+        ModelError: a site that is never reached.
+        RequestError: an edit of a layer, head or shape that the model does not have; inside a
+            `jax.jit` whose argument it is only what its shapes tell.
+    """
+    check_edits(config, taps)
     taps = placed(taps, positions_T)
     with jax.named_scope("embed"):
         x = _embed(params, tokens_T, config)
@@ -122,6 +130,7 @@ def unembed(
     Raises:
         ModelError: there are such edits, and `taps.place` does not say where the n tokens stand.
     """
+    check_edits(config, Taps(edits={"logits": taps.edits.get("logits", ())}))
     if taps.place is None and any(isinstance(e, Edit) for e in taps.edits.get("logits", ())):
         raise ModelError(
             "edits of the site 'logits' need to know where the tokens stand; give "

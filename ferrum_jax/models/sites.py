@@ -54,7 +54,7 @@ def check_taps(config: ModelConfig, taps: Taps) -> None:
         RequestError: it does not; the message says what the model has.
         UnsupportedError: an edit is a bare function, which only `forward` runs.
     """
-    if taps.layers is not None:
+    if taps.layers is not None and taps.capture != ("logits",):
         for layer in taps.layers:
             _check_layer(config, layer)
     for site in taps.capture:
@@ -62,15 +62,43 @@ def check_taps(config: ModelConfig, taps: Taps) -> None:
         _check_site(config, site, (config.num_layers,) if site == "logits" else layers)
     for site, edits in taps.edits.items():
         for edit in edits:
-            _check_edit(config, site, edit)
+            if not isinstance(edit, Edit):
+                raise UnsupportedError(
+                    f"the edit at {site} is {edit!r}; served requests take the edits of fj.edits, "
+                    "and fj.edits.custom makes one of a function"
+                )
+    check_edits(config, taps)
 
 
-def _check_edit(config: ModelConfig, site: str, edit: Any) -> None:
-    if not isinstance(edit, Edit):
-        raise UnsupportedError(
-            f"the edit at {site} is {edit!r}; served requests take the edits of fj.edits, and "
-            "fj.edits.custom makes one of a function"
-        )
+def check_edits(config: ModelConfig, taps: Taps) -> None:
+    """`check_taps` of the edits alone; bare functions are let pass.
+
+    While the layers are traced nobody knows them: an edit then has to fit one of all.
+    """
+    for site, edits in taps.edits.items():
+        for edit in edits:
+            if isinstance(edit, Edit):
+                check = _check_somewhere if isinstance(edit.layers, Tracer) else _check_edit
+                check(config, site, edit)
+
+
+def _check_somewhere(config: ModelConfig, site: str, edit: Edit) -> None:
+    """Raise unless the edit fits a layer that has the site, if there is one."""
+    misfit: RequestError | None = None
+    for layer in range(config.num_layers + 1):
+        shape = site_shape(config, site, layer)
+        if shape is None:
+            continue
+        try:
+            return edit.operation.check(site, layer, shape, edit.values)
+        except RequestError as error:
+            misfit = misfit or error
+    if misfit is not None:
+        raise misfit
+    return None
+
+
+def _check_edit(config: ModelConfig, site: str, edit: Edit) -> None:
     layers = _acting_layers(config, site, edit)
     _check_site(config, site, layers)
     for layer in layers:
@@ -80,10 +108,8 @@ def _check_edit(config: ModelConfig, site: str, edit: Any) -> None:
 
 
 def _acting_layers(config: ModelConfig, site: str, edit: Edit) -> tuple[int, ...]:
-    """The layers in which an edit acts, as far as its arrays are known (not while tracing)."""
+    """The layers in which an edit acts, of all its rows."""
     everything = (config.num_layers,) if site == "logits" else tuple(range(config.num_layers))
-    if isinstance(edit.layers, Tracer):
-        return everything
     found: set[int] = set()
     for start, stop in np.asarray(edit.layers).reshape(-1, 2).tolist():
         if start >= stop:

@@ -9,14 +9,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from ferrum_jax.types import SITES, Edit, ModelError, Place, Taps, UnsupportedError
+from ferrum_jax.types import (
+    SITES,
+    Edit,
+    ModelError,
+    Place,
+    RequestError,
+    Taps,
+    UnsupportedError,
+)
 
 
 class TapRun:
     """`x = run("resid_post", x, layer)` is the identity unless that site is captured or edited.
 
     Made anew for each trace and dropped after it. Captured values are kept as the model goes on
-    with them, edits included.
+    with them, edits included. That every edit fits somewhere is `check_edits`' business.
     """
 
     def __init__(self, taps: Taps):
@@ -47,12 +55,19 @@ class TapRun:
         return x
 
     def _edited(self, edit: Edit, site: str, x: jax.Array, layer: int) -> jax.Array:
-        """The activation with an edit made where it acts; a bare function acts everywhere."""
+        """The activation with an edit made where it acts; a bare function acts everywhere.
+
+        Layers may differ in shape, and which ones an edit is for is data: where its arrays do not
+        fit it is not for this layer.
+        """
         if not isinstance(edit, Edit):
             return edit(x, layer)
         place = self._taps.place
         assert place is not None
-        edit.operation.check(site, layer, x.shape[1:], edit.values)
+        try:
+            edit.operation.check(site, layer, x.shape[1:], edit.values)
+        except RequestError:
+            return x
         with jax.named_scope(f"edit_{type(edit.operation).__name__}"):
             changed = edit.operation(x, edit.values, place, layer)
             if changed.shape != x.shape:

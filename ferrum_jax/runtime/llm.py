@@ -210,10 +210,9 @@ class LLM(Capturing):
         for tracker in trackers:
             if tracker.error is not None:
                 raise RequestError(f"text {len(scores)}: {tracker.error}")
-            assert tracker.prompt_scores is not None
-            scores.append(
-                Score(list(tracker.request.prompt_token_ids), tracker.prompt_scores.chosen)
-            )
+            found = tracker.prompt_scores
+            assert found is not None
+            scores.append(Score(list(found.token_ids), found.chosen, found.rank))
         return scores
 
     def branch(

@@ -126,6 +126,8 @@ class Score:
     token_ids: list[int]
     logprobs: np.ndarray
     """float32 `[T]`: log p(token | the tokens before it); the first is nan."""
+    ranks: np.ndarray = field(repr=False)
+    """int32 `[T]`: 1 + the number of tokens that were likelier; the first is 0."""
 
     @property
     def total(self) -> float:

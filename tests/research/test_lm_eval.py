@@ -167,7 +167,7 @@ def test_a_context_that_just_fits_is_whole(llm):
         (([], [5]), 16, "context has no tokens"),
         (([5], []), 16, "continuation has no tokens"),
         (([5], [6] * 17), 16, "17 tokens; max_length = 16"),
-        (([5], [6]), MAX_LENGTH + 1, f"max_length={MAX_LENGTH}"),
+        (([5], [6]), MAX_LENGTH + 2, f"max_length={MAX_LENGTH + 1}"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(llm, pair, max_length, message):

@@ -36,7 +36,7 @@ def test_model_arguments_reach_the_engine():
     engine = made.llm.engine_config
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.kv_dtype) == (3, 9, "int8")
     assert made.max_length == 40
-    assert made.llm.max_model_len == 42
+    assert made.llm.max_model_len == 41
 
 
 def test_the_model_sees_as_many_tokens_as_it_has_positions():

@@ -15,7 +15,7 @@ from ferrum_jax.research.edits.build import (
     unit_pairs,
 )
 from ferrum_jax.research.edits.operations import DrawUnits, Fill, SetUnits
-from ferrum_jax.research.edits.spans import Layers, Positions
+from ferrum_jax.research.edits.spans import Layers, Positions, layer_list
 from ferrum_jax.types import RequestError, Taps
 
 Pairs = Iterable[tuple[int, int]]
@@ -35,7 +35,8 @@ def ablate_heads(
         mean: what they say instead, always: per layer `[N, H]`, as the mean of captured `z` over
             tokens, or an array `[heads, H]`. Zero without it (Michel et al. 2019).
         resample: what they say instead, drawn per token from other text: captured `z` per layer,
-            `[M, N, H]` (Chan et al. 2022). The draw follows from `seed` and the position.
+            `[M, N, H]` (Chan et al. 2022). The draw follows from `seed` and the position, and is
+            the same token for all heads; of layers with more tokens the first are drawn from.
         positions: where; see `spans.position_spans`. None: everywhere.
 
     Raises:
@@ -68,8 +69,9 @@ def ablate_mlp(layers: Layers = None, *, mean: Any = None, positions: Positions 
 
 def ablate_layer(layers: Layers, *, positions: Positions = None) -> Taps:
     """Whole layers add nothing: their input is their output."""
-    attention = make_taps("attn_out", Fill(), _constant(None), layers=layers, positions=positions)
-    return attention + ablate_mlp(layers, positions=positions)
+    listed = None if layers is None else layer_list(layers)
+    attention = make_taps("attn_out", Fill(), _constant(None), layers=listed, positions=positions)
+    return attention + ablate_mlp(listed, positions=positions)
 
 
 def _constant(value: Any) -> dict[str, Any]:
@@ -94,8 +96,13 @@ def _ablate_units(
         return make_taps(site, SetUnits(kind), values, layers=layers, positions=positions)
     if mean is not None:
         raise RequestError("both mean and resample are given; a unit takes one of them")
-    samples = np.stack([_of_layer(kind, "resample", resample, *pair, axis=1) for pair in pairs])
+    if not isinstance(resample, Mapping):
+        raise RequestError("resample is no mapping; give captured activations by layer")
+    each = [_of_layer(kind, "resample", resample, *pair, axis=1) for pair in pairs]
+    samples = np.stack([x[: min(map(len, each))] for x in each])
     count = samples.shape[1]
+    if not count:
+        raise RequestError("resample holds no tokens; capture at least one to draw from")
     padded = np.moveaxis(pad_rows(np.moveaxis(pad_rows(samples), 1, 0)), 0, 1)
     values = {
         "units": rows,
@@ -125,7 +132,7 @@ def _of_layer(
     """A unit's part of what is given for its layer."""
     if layer not in given:
         raise RequestError(f"{name} has nothing for layer {layer}, whose {kind} {unit} is ablated")
-    array = np.asarray(given[layer], np.float32)
+    array = np.asarray(as_row(f"{name} of layer {layer}", given[layer])[0])
     if array.ndim <= axis or not unit < array.shape[axis]:
         raise RequestError(
             f"{name} of layer {layer} has shape {array.shape}; axis {axis} must hold its {kind}s, "

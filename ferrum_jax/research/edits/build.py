@@ -12,6 +12,7 @@ from ferrum_jax.research.edits.operations import NOWHERE
 from ferrum_jax.research.edits.spans import (
     Layers,
     Positions,
+    integer,
     layer_spans,
     padded_size,
     position_spans,
@@ -47,8 +48,10 @@ def as_row(name: str, value: Any, dtype: Any = np.float32) -> Any:
     if isinstance(value, jax.Array):
         return value[None]
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("complex numbers")
         array = np.asarray(value, dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(f"{name} is {value!r}; give an array of numbers") from error
     if not np.all(np.isfinite(array)):
         raise RequestError(f"{name} holds a nan or an infinity; give finite numbers")
@@ -61,14 +64,17 @@ def unit_pairs(kind: str, units: Iterable[tuple[int, int]]) -> np.ndarray:
     Raises:
         RequestError: none, one twice, or one that is no pair of natural numbers.
     """
-    listed = list(units)
+    if not isinstance(units, Iterable):
+        raise RequestError(f"{units!r} is no list of (layer, {kind}) pairs")
+    listed = [tuple(pair) if isinstance(pair, list | np.ndarray) else pair for pair in units]
     if not listed:
         raise RequestError(f"no {kind} is named; give a list of (layer, {kind}) pairs")
     for pair in listed:
-        numbers = tuple(pair) if isinstance(pair, tuple | list) else ()
-        if len(numbers) != 2 or not all(_natural(number) for number in numbers):
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise RequestError(f"{pair!r} is no (layer, {kind}) pair of natural numbers")
-    if len({tuple(pair) for pair in listed}) < len(listed):
+        if min(integer(f"a (layer, {kind}) pair", number) for number in pair) < 0:
+            raise RequestError(f"{pair!r} is no (layer, {kind}) pair of natural numbers")
+    if len(set(listed)) < len(listed):
         raise RequestError(f"a {kind} is named twice in {listed}; name each once")
     return np.asarray(listed, np.int32)
 
@@ -85,9 +91,3 @@ def pad_rows(array: Any, value: float = 0) -> Any:
 def padded_units(pairs: np.ndarray) -> np.ndarray:
     """Units padded with ones that exist nowhere."""
     return pad_rows(pairs, NOWHERE)
-
-
-def _natural(number: Any) -> bool:
-    return (
-        isinstance(number, int | np.integer) and not isinstance(number, bool) and int(number) >= 0
-    )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from ferrum_jax.research.edits.build import as_row, make_taps
-from ferrum_jax.research.edits.operations import Add, Custom, KeepExperts, Multiply
-from ferrum_jax.research.edits.spans import Layers, Positions
+from ferrum_jax.research.edits.build import as_row, make_taps, pad_rows
+from ferrum_jax.research.edits.operations import NOWHERE, Add, Custom, KeepExperts, Multiply
+from ferrum_jax.research.edits.spans import Layers, Positions, integers
 from ferrum_jax.types import RequestError, Taps
 
 
@@ -42,7 +42,9 @@ def scale(site: str, factor: Any, layers: Layers = None, positions: Positions = 
     return make_taps(site, Multiply(), values, layers=layers, positions=positions)
 
 
-def force_router(experts: Iterable[int], layer: Layers = None, positions: Positions = None) -> Taps:
+def force_router(
+    experts: int | Iterable[int], layer: Layers = None, positions: Positions = None
+) -> Taps:
     """Route tokens to some experts only: the others are as if they did not exist.
 
     With as many experts as the model chooses, exactly those run, weighted by the softmax over
@@ -51,10 +53,10 @@ def force_router(experts: Iterable[int], layer: Layers = None, positions: Positi
     Raises:
         RequestError: no experts, or one twice.
     """
-    listed = list(experts)
-    if not listed or len(set(listed)) < len(listed):
-        raise RequestError(f"experts is {listed}; name at least one, and each once")
-    values = {"experts": as_row("experts", listed, np.int32)}
+    listed = integers("experts", experts)
+    if len(set(listed)) < len(listed):
+        raise RequestError(f"experts is {listed}; name each once")
+    values = {"experts": pad_rows(np.asarray(listed, np.int32), NOWHERE)[None]}
     return make_taps("router", KeepExperts(), values, layers=layer, positions=positions)
 
 

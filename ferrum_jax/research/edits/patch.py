@@ -8,8 +8,11 @@ import numpy as np
 
 from ferrum_jax.research.edits.build import as_row, make_taps, pad_rows
 from ferrum_jax.research.edits.operations import NOWHERE, Patch, PatchPattern
-from ferrum_jax.research.edits.spans import Layers, Positions, position_list
+from ferrum_jax.research.edits.spans import Layers, Positions, integers, position_list
 from ferrum_jax.types import RequestError, Taps
+
+HEAD_SITES = ("q", "k", "v", "z", "pattern")
+"""Sites where a token has an activation per head."""
 
 
 def patch(
@@ -34,10 +37,15 @@ def patch(
     """
     operation = PatchPattern() if site == "pattern" else Patch()
     rows = as_row("activations", activations)
-    if isinstance(positions, int):
+    if heads is not None and site not in HEAD_SITES:
+        raise RequestError(f"{site!r} has no heads; the sites that have: {', '.join(HEAD_SITES)}")
+    token_axes = 2 if site in HEAD_SITES else 1
+    if isinstance(positions, int | np.integer) and rows.ndim - 1 == token_axes:
         rows = rows[:, None]
     if rows.ndim < 2 or rows.shape[1] == 0:
-        raise RequestError("activations are empty; give a row for each position")
+        raise RequestError(
+            f"activations have the shape {rows.shape[1:]}; give a row for each position"
+        )
     places = position_list(positions, rows.shape[1])
     values = {
         "activations": pad_rows(rows[0])[None],
@@ -69,8 +77,4 @@ def _padded_places(places: np.ndarray) -> np.ndarray:
 
 
 def _heads(heads: Any) -> np.ndarray:
-    listed = [heads] if isinstance(heads, int | np.integer) else list(heads)
-    whole = [h for h in listed if isinstance(h, int | np.integer) and not isinstance(h, bool)]
-    if not listed or len(whole) < len(listed):
-        raise RequestError(f"heads is {heads!r}; give head numbers")
-    return pad_rows(np.asarray(listed, np.int32), NOWHERE)
+    return pad_rows(np.asarray(integers("heads", heads), np.int32), NOWHERE)

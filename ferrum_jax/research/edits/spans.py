@@ -38,10 +38,14 @@ def generated(start: int = 0, stop: int | None = None) -> Generated:
     Raises:
         RequestError: a number is no integer, or negative.
     """
-    for name, value in (("start", start), ("stop", 0 if stop is None else stop)):
-        if _integer(name, value) < 0:
-            raise RequestError(f"generated {name} is {value}; count from the first one, 0")
-    return Generated(start, stop)
+    first = integer("the start of generated", start)
+    last = EVERYWHERE if stop is None else integer("the stop of generated", stop)
+    if not 0 <= first < last:
+        raise RequestError(
+            f"generated({start}, {stop}) names no token; count from the first one, 0, to a stop "
+            "behind it"
+        )
+    return Generated(first, None if stop is None else last)
 
 
 def position_spans(positions: Positions) -> np.ndarray:
@@ -65,7 +69,7 @@ def position_spans(positions: Positions) -> np.ndarray:
     elif isinstance(positions, slice):
         spans = [_slice(positions)]
     else:
-        spans = _runs(_listed("positions", positions))
+        spans = _runs(integers("positions", positions))
     return _padded(spans, 4)
 
 
@@ -82,7 +86,7 @@ def layer_spans(layers: Layers) -> np.ndarray:
 
 def layer_list(layers: int | Iterable[int]) -> list[int]:
     """Layers as a list; `RequestError` for what is no natural number."""
-    listed = _listed("layers", layers)
+    listed = integers("layers", layers)
     for layer in listed:
         if layer < 0:
             raise RequestError(f"layer {layer} does not exist; layers count from 0")
@@ -100,13 +104,15 @@ def position_list(positions: Positions, count: int) -> np.ndarray:
     if positions is None:
         listed = list(range(count))
     elif isinstance(positions, range | list | tuple | int | np.ndarray | np.integer):
-        listed = _listed("positions", positions)
+        listed = integers("positions", positions)
     else:
         raise RequestError(
             f"positions is {positions!r}; data with a row per position takes a list of positions"
         )
     if len(listed) != count:
         raise RequestError(f"{len(listed)} positions for {count} rows of data; give one for each")
+    if len(set(listed)) < count:
+        raise RequestError(f"positions holds one twice: {listed}; name each once")
     return np.asarray([(p, int(p < 0)) for p in listed], np.int32).reshape(-1, 2)
 
 
@@ -126,8 +132,10 @@ def _named(name: str) -> Span:
 def _slice(span: slice) -> Span:
     if span.step not in (None, 1):
         raise RequestError(f"positions is {span}; a slice takes no step, a list may be any")
-    start = 0 if span.start is None else _integer("positions", span.start)
-    stop = EVERYWHERE if span.stop is None else _integer("positions", span.stop)
+    start = 0 if span.start is None else integer("positions", span.start)
+    stop = EVERYWHERE if span.stop is None else integer("positions", span.stop)
+    if (start < 0) == (stop < 0) and start >= stop:
+        raise RequestError(f"positions is {span}, which names no token")
     return (start, int(start < 0), stop, int(stop < 0))
 
 
@@ -143,18 +151,24 @@ def _runs(values: list[int]) -> list[Span]:
     return spans
 
 
-def _listed(name: str, values: Any) -> list[int]:
+def integers(name: str, values: Any) -> list[int]:
+    """One whole number or several, as a list; `RequestError` for anything else."""
+    if isinstance(values, np.ndarray):
+        values = values.reshape(-1)
     if isinstance(values, bool) or not isinstance(values, int | np.integer | Iterable):
         raise RequestError(f"{name} is {values!r}; give integers")
     items = [values] if isinstance(values, int | np.integer) else list(values)
     if not items:
-        raise RequestError(f"{name} is empty; leave it out to name all")
-    return [_integer(name, value) for value in items]
+        raise RequestError(f"{name} is empty; name at least one")
+    return [integer(name, value) for value in items]
 
 
-def _integer(name: str, value: Any) -> int:
+def integer(name: str, value: Any) -> int:
+    """A whole number that fits 32 bits, as an int; `RequestError` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise RequestError(f"{name} holds {value!r}; give integers")
+    if abs(int(value)) >= EVERYWHERE:
+        raise RequestError(f"{name} holds {value}; numbers end below {EVERYWHERE}")
     return int(value)
 
 

@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from ferrum_jax.runtime.llm import LLM
-from ferrum_jax.types import RequestError, RequestOutput, SamplingParams, Taps
+import numpy as np
 
-EXTRA_TOKENS = 2
+from ferrum_jax.runtime.llm import LLM
+from ferrum_jax.types import RequestError, Taps
+
+EXTRA_TOKENS = 1
 """Tokens beyond `max_length` that an engine must have room for: the last target, which follows the
-`max_length` tokens that are seen, and the token that every prompt's completion has at least."""
+`max_length` tokens that are seen."""
 
 
 def loglikelihoods(
@@ -45,11 +47,13 @@ def loglikelihoods(
     wholes = [[*context, *continuation] for context, continuation in pairs]
     windows = [ids[-(max_length + 1) :] for ids in wholes]
     note_truncated(sum(len(ids) > max_length + 1 for ids in wholes), len(wholes), max_length)
-    params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0)
-    outputs = llm.generate(windows, params, taps=taps, progress=progress)
+    scores = llm.score(windows, taps=taps, progress=progress) if windows else []
     return [
-        _answer(output, len(continuation))
-        for output, (_, continuation) in zip(outputs, pairs, strict=True)
+        (
+            math.fsum(score.logprobs[-len(continuation) :].tolist()),
+            bool(np.all(score.ranks[-len(continuation) :] == 1)),
+        )
+        for score, (_, continuation) in zip(scores, pairs, strict=True)
     ]
 
 
@@ -85,19 +89,3 @@ def _check(context: Sequence[int], continuation: Sequence[int], max_length: int)
             f"a continuation has {len(continuation)} tokens; max_length = {max_length} is the most "
             "that can be scored with one context: shorten it, or raise max_length"
         )
-
-
-def _answer(output: RequestOutput, count: int) -> tuple[float, bool]:
-    """The sum and the greedy flag of the last `count` tokens of a prompt."""
-    if output.error is not None:
-        raise RequestError(output.error)
-    assert output.prompt_logprobs is not None
-    entries = [
-        table[token]
-        for token, table in zip(
-            output.prompt_token_ids[-count:], output.prompt_logprobs[-count:], strict=True
-        )
-        if table is not None
-    ]
-    assert len(entries) == count
-    return math.fsum(entry.logprob for entry in entries), all(entry.rank == 1 for entry in entries)
