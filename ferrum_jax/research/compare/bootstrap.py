@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from ferrum_jax.research.sweep.text import with_error
+from ferrum_jax.research.tables import with_error
 from ferrum_jax.types import RequestError
 
 BLOCK_WEIGHTS = 2**20

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ferrum_jax.research.compare.parting import Parting
-from ferrum_jax.research.reading.figure import (
+from ferrum_jax.research.figure import (
     GREY,
     LINES,
     SEQUENTIAL,

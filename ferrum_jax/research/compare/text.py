@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ferrum_jax.research.compare.bootstrap import Estimate
 from ferrum_jax.research.compare.parting import Parting
 from ferrum_jax.research.compare.settings import headline
-from ferrum_jax.research.sweep.text import aligned, piped, with_error
+from ferrum_jax.research.tables import aligned, piped, with_error
 
 if TYPE_CHECKING:
     from ferrum_jax.research.compare.comparison import Comparison

@@ -16,7 +16,7 @@ from jax import Array
 from ferrum_jax.models import Params
 from ferrum_jax.models.params import AttentionParams, LayerParams, MLPParams
 from ferrum_jax.research.fit.trainable import Trainable, Value
-from ferrum_jax.research.reading.prompt import checked_layers
+from ferrum_jax.research.prompt import checked_layers
 from ferrum_jax.types import ModelConfig, MoEConfig, RequestError, UnsupportedError
 
 if TYPE_CHECKING:

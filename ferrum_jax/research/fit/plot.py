@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from ferrum_jax.research.reading.figure import LINES, FigurePath, new_figure, saved
+from ferrum_jax.research.figure import LINES, FigurePath, new_figure, saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from jaxtyping import Float, Int
 
+from ferrum_jax.research.figure import FigurePath
 from ferrum_jax.research.fit.lora import LoRA
 from ferrum_jax.research.fit.soft_prompt import SoftPrompt
 from ferrum_jax.research.fit.steering import SteeringVector
 from ferrum_jax.research.fit.trainable import Trainable, Value
-from ferrum_jax.research.reading.figure import FigurePath
 from ferrum_jax.runtime.record import to_json
 from ferrum_jax.types import ModelError, RequestError, Taps, UnsupportedError, WeightError
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from ferrum_jax.research.figure import FigurePath
 from ferrum_jax.research.gradients.probes import (
     Metric,
     Model,
@@ -22,7 +23,6 @@ from ferrum_jax.research.gradients.probes import (
     checked_sites,
     metric_and_gradient,
 )
-from ferrum_jax.research.reading.figure import FigurePath
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import RequestError, Taps
 

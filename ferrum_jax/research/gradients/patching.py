@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ferrum_jax.models.sites import site_shape
+from ferrum_jax.research.figure import FigurePath
 from ferrum_jax.research.gradients.probes import (
     Metric,
     Model,
@@ -24,7 +25,6 @@ from ferrum_jax.research.gradients.probes import (
     checked_sites,
     metric_and_gradient,
 )
-from ferrum_jax.research.reading.figure import FigurePath
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import ModelConfig, RequestError, Taps
 

@@ -24,7 +24,7 @@ from ferrum_jax.attention import dense_attention
 from ferrum_jax.models import Params, forward_capture
 from ferrum_jax.models.decoder import Captured
 from ferrum_jax.models.sites import check_taps
-from ferrum_jax.research.reading.prompt import checked_edits, checked_layers, token_texts
+from ferrum_jax.research.prompt import checked_edits, checked_layers, token_texts
 from ferrum_jax.runtime.dense import LENGTH_STEP
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.prompts import Prompt

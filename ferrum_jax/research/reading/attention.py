@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ferrum_jax.research.reading.figure import (
+from ferrum_jax.research.figure import (
     SEQUENTIAL,
     FigurePath,
     add_scale,
@@ -22,7 +22,7 @@ from ferrum_jax.research.reading.figure import (
     new_figure,
     saved,
 )
-from ferrum_jax.research.reading.prompt import checked_layers, run_prompt
+from ferrum_jax.research.prompt import checked_layers, run_prompt
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import ModelConfig, RequestError, Taps
 

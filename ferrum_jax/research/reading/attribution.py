@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ferrum_jax.models.params import LayerParams, NormParams, Params
-from ferrum_jax.research.reading.figure import FigurePath
-from ferrum_jax.research.reading.prompt import checked_position, run_prompt, token_texts
+from ferrum_jax.research.figure import FigurePath
+from ferrum_jax.research.prompt import checked_position, run_prompt, token_texts
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import ModelConfig, NormKind, RequestError, Taps, UnsupportedError
 

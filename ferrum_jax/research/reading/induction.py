@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ferrum_jax.attention import dense_attention
 from ferrum_jax.models import Params, forward_capture
-from ferrum_jax.research.reading.figure import (
+from ferrum_jax.research.figure import (
     MAX_LABELLED,
     SEQUENTIAL,
     FigurePath,
@@ -29,7 +29,7 @@ from ferrum_jax.research.reading.figure import (
     saved,
     write_cells,
 )
-from ferrum_jax.research.reading.prompt import checked_edits
+from ferrum_jax.research.prompt import checked_edits
 from ferrum_jax.types import ModelConfig, RequestError, Taps
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from ferrum_jax.models import Params, unembed
 from ferrum_jax.models.norm import normalise
-from ferrum_jax.research.reading.figure import FigurePath
-from ferrum_jax.research.reading.prompt import (
+from ferrum_jax.research.divergence import kl_divergence
+from ferrum_jax.research.figure import FigurePath
+from ferrum_jax.research.prompt import (
     PromptRun,
     checked_layers,
     run_prompt,
@@ -213,11 +214,6 @@ def lens_logits(
     """Logits of residuals as if they left the last layer."""
     hidden = normalise(resid, params.final_norm, config.final_norm, config.norm_eps)
     return unembed(params, hidden, config, taps=Taps() if taps is None else taps)
-
-
-def kl_divergence(log_p: Float[Array, "B V"], log_q: Float[Array, "B V"]) -> Float[Array, " B"]:
-    """KL(p || q) in nats, from log-probabilities; not below 0 by rounding."""
-    return jnp.maximum(_expected(log_p, log_p) - _expected(log_p, log_q), 0)
 
 
 def _expected(log_p: Array, values: Array) -> Array:

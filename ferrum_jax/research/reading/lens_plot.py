@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ferrum_jax.research.reading.figure import (
+from ferrum_jax.research.figure import (
     SEQUENTIAL,
     FigurePath,
     add_scale,

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from ferrum_jax.research.reading.figure import FigurePath
+from ferrum_jax.research.figure import FigurePath
+from ferrum_jax.research.prompt import checked_edits
 from ferrum_jax.research.reading.moments import Moments
-from ferrum_jax.research.reading.prompt import checked_edits
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import RequestError, Taps
 

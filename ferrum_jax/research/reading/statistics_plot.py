@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ferrum_jax.research.reading.figure import GREY, LINES, FigurePath, new_figure, saved
+from ferrum_jax.research.figure import GREY, LINES, FigurePath, new_figure, saved
 from ferrum_jax.research.reading.statistics import OUTLIER, channel_name
 
 if TYPE_CHECKING:

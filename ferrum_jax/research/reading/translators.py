@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from ferrum_jax.models import Params
-from ferrum_jax.research.reading.lens import kl_divergence, lens_logits
-from ferrum_jax.research.reading.prompt import checked_edits
+from ferrum_jax.research.divergence import kl_divergence
+from ferrum_jax.research.prompt import checked_edits
+from ferrum_jax.research.reading.lens import lens_logits
 from ferrum_jax.runtime.prompts import Prompt, as_prompts
 from ferrum_jax.types import ModelConfig, RequestError, Taps, UnsupportedError
 

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ferrum_jax.research.reading.figure import (
+from ferrum_jax.research.figure import (
     LINES,
     FigurePath,
     new_figure,
     saved,
 )
+from ferrum_jax.research.prompt import checked_layers
 from ferrum_jax.research.reading.lens import LensReading, read_layers
-from ferrum_jax.research.reading.prompt import checked_layers
 from ferrum_jax.research.reading.translators import Translators, fit_translators, translated
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import ModelConfig, ModelError, RequestError, Taps, WeightError

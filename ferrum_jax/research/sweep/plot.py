@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ferrum_jax.research.reading.figure import (
+from ferrum_jax.research.figure import (
     DIVERGING,
     GREY,
     LINES,

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrum_jax.research.compare.rows import bucketed, compare_rows, kl_divergence
+from ferrum_jax.research.compare.rows import bucketed, compare_rows
+from ferrum_jax.research.divergence import kl_divergence
 
 
 def log_softmax(x):

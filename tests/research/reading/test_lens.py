@@ -6,8 +6,8 @@ import pytest
 
 import ferrum_jax as fj
 from ferrum_jax.research import edits
+from ferrum_jax.research.figure import drawable
 from ferrum_jax.research.reading import logit_lens
-from ferrum_jax.research.reading.figure import drawable
 from tests.research.reading import reference
 
 LENGTH = 70

@@ -7,7 +7,7 @@ import pytest
 
 import ferrum_jax as fj
 from ferrum_jax.research.sweep import SweepTable
-from ferrum_jax.research.sweep.text import with_error
+from ferrum_jax.research.tables import with_error
 from tests.research.sweep.tables import make_table
 
 LIST = [("baseline", [2.0, 4.0]), ("a", [3.0, 7.0]), ("b|c", None)]
