@@ -1,9 +1,5 @@
-"""The text: what experiment 001 held out of the demo model's training, cut to the context.
+"""The held-out documents as arrays: what goes in, and what is to be predicted."""
 
-The same documents come out where the same Python (3.11.7) runs: `results.json` has their hash.
-"""
-
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +8,8 @@ import numpy as np
 
 import ferrum_jax as fj
 
-sys.path.append(str(Path(__file__).parent.parent / "001_demo_model"))
-from corpus import held_out_documents
+sys.path.append(str(Path(__file__).parent.parent))
+from held_out import read_held_out
 
 
 @dataclass(frozen=True)
@@ -40,18 +36,15 @@ class Texts:
 
 def read_texts(llm: fj.LLM, length: int) -> Texts:
     """The first `length` tokens of every held-out document, and their successors."""
-    assert llm.tokenizer is not None
-    documents = held_out_documents()
-    ids = [llm.encode(text)[: length + 1] for _, text in documents]
-    padded = np.zeros((len(ids), length + 1), np.int32)
-    for row, tokens in enumerate(ids):
+    found = read_held_out(llm, length + 1)
+    padded = np.zeros((len(found.ids), length + 1), np.int32)
+    for row, tokens in enumerate(found.ids):
         padded[row, : len(tokens)] = tokens
-    spelled = [llm.tokenizer.decode(tokens[1:]) for tokens in ids]
     return Texts(
-        names=tuple(name for name, _ in documents),
+        names=found.names,
         tokens_RT=padded[:, :-1],
         targets_RT=padded[:, 1:],
-        lengths_R=np.asarray([len(tokens) - 1 for tokens in ids]),
-        bytes_R=np.asarray([len(text.encode()) for text in spelled]),
-        sha256=hashlib.sha256("".join(spelled).encode()).hexdigest(),
+        lengths_R=np.asarray([len(tokens) - 1 for tokens in found.ids]),
+        bytes_R=np.asarray([len(text.encode()) for text in found.spelled]),
+        sha256=found.sha256,
     )
