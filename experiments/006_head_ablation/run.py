@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ablations import ablations, metrics
 from config import Plan
@@ -65,7 +66,7 @@ def heads(tables: dict, signs: dict[str, float], scores: fj.reading.InductionSco
     """Per head its scores and its costs, each `[value, standard error]`."""
     found = []
     for layer, head in _places(scores):
-        record = {"layer": layer, "head": head}
+        record: dict[str, Any] = {"layer": layer, "head": head}
         for name in SCORES:
             value, error = (getattr(scores, n)[layer, head] for n in (name, f"{name}_error"))
             record[name] = [float(value), float(error)]
