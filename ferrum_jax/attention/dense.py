@@ -53,11 +53,29 @@ def dense_attention(
     weights = softmax_with_sinks(scores, sinks, groups)
     if tap_pattern is not None:
         pattern_TNS = weights.reshape(spec.num_heads, tokens, tokens).transpose(1, 0, 2)
-        weights = tap_pattern(pattern_TNS).transpose(1, 0, 2)
+        weights = _tapped(pattern_TNS, meta, tap_pattern).transpose(1, 0, 2)
     weights_KMS = weights.reshape(kv_heads, groups * tokens, tokens).astype(v.dtype)
     out = jnp.einsum("KMS,KSH->KMH", weights_KMS, v_KSH)
     out = out.reshape(kv_heads, groups, tokens, spec.head_dim).transpose(2, 0, 1, 3)
     return out.reshape(q.shape), None
+
+
+def _tapped(
+    pattern_TNS: Float[Array, "T N S"],
+    positions: Int[Array, " T"],
+    tap_pattern: Callable[[Array], Array],
+) -> Float[Array, "T N S"]:
+    """`tap_pattern` sees each token's keys by their position in its own sequence, as paged
+    attention shows them; here they lie by their index among all tokens."""
+    index = jnp.arange(positions.shape[0])
+    first_T11 = (index - positions)[:, None, None]
+
+    def moved(x: Array, column: Array) -> Array:
+        inside = (column >= 0) & (column < index.shape[0])
+        column = jnp.broadcast_to(jnp.clip(column, 0, index.shape[0] - 1), x.shape)
+        return jnp.where(inside, jnp.take_along_axis(x, column, axis=2), 0)
+
+    return moved(tap_pattern(moved(pattern_TNS, index + first_T11)), index - first_T11)
 
 
 def soft_capped(scores: Array, cap: float | None) -> Array:

@@ -87,7 +87,7 @@ def forward_capture(
         RequestError: an edit of a layer, head or shape that the model does not have; inside a
             `jax.jit` whose argument it is only what its shapes tell.
     """
-    check_edits(config, taps)
+    check_edits(config, taps, num_keys=tokens_T.shape[0] if cache is None else -1)
     taps = placed(taps, positions_T)
     with jax.named_scope("embed"):
         x = _embed(params, tokens_T, config)
@@ -103,12 +103,13 @@ def forward_capture(
             eps=config.norm_eps,
             ropes=ropes,
             attend=attend,
+            taps=taps,
             reached=reached,
         )
         layer_cache = None if cache is None else cache.layers[i]
         with jax.named_scope(f"layer_{i}"):
             x, layer_cache, values = (jax.checkpoint(run) if remat else run)(
-                x, params.layers[i], layer_cache, positions_T, taps
+                x, params.layers[i], layer_cache, positions_T
             )
         for site, value in values.items():
             captured.setdefault(site, {}).update(value)
@@ -177,13 +178,13 @@ def _tapped_layer(
     p: LayerParams,
     layer_cache: LayerCache | None,
     positions_T: Array,
-    taps: Taps,
     *,
     index: int,
     spec: LayerSpec,
     eps: float,
     ropes: dict,
     attend: Attend,
+    taps: Taps,
     reached: set[str],
 ) -> tuple[Array, LayerCache | None, Captured]:
     """One layer and what was captured in it; notes the sites that it has in `reached`."""

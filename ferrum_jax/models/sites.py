@@ -47,8 +47,11 @@ def site_shape(config: ModelConfig, site: str, layer: int) -> tuple[int, ...] | 
     return shapes.get(site, (config.hidden_size,))
 
 
-def check_taps(config: ModelConfig, taps: Taps) -> None:
+def check_taps(config: ModelConfig, taps: Taps, *, num_keys: int = -1) -> None:
     """Raise unless every site, layer, unit and shape that taps name exists in the model.
+
+    Args:
+        num_keys: the last axis of `pattern`; -1 where it is not known yet.
 
     Raises:
         RequestError: it does not; the message says what the model has.
@@ -67,10 +70,10 @@ def check_taps(config: ModelConfig, taps: Taps) -> None:
                     f"the edit at {site} is {edit!r}; served requests take the edits of fj.edits, "
                     "and fj.edits.custom makes one of a function"
                 )
-    check_edits(config, taps)
+    check_edits(config, taps, num_keys=num_keys)
 
 
-def check_edits(config: ModelConfig, taps: Taps) -> None:
+def check_edits(config: ModelConfig, taps: Taps, *, num_keys: int = -1) -> None:
     """`check_taps` of the edits alone; bare functions are let pass.
 
     While the layers are traced nobody knows them: an edit then has to fit one of all.
@@ -79,10 +82,10 @@ def check_edits(config: ModelConfig, taps: Taps) -> None:
         for edit in edits:
             if isinstance(edit, Edit):
                 check = _check_somewhere if isinstance(edit.layers, Tracer) else _check_edit
-                check(config, site, edit)
+                check(config, site, edit, num_keys)
 
 
-def _check_somewhere(config: ModelConfig, site: str, edit: Edit) -> None:
+def _check_somewhere(config: ModelConfig, site: str, edit: Edit, num_keys: int) -> None:
     """Raise unless the edit fits a layer that has the site, if there is one."""
     misfit: RequestError | None = None
     for layer in range(config.num_layers + 1):
@@ -90,7 +93,7 @@ def _check_somewhere(config: ModelConfig, site: str, edit: Edit) -> None:
         if shape is None:
             continue
         try:
-            return edit.operation.check(site, layer, shape, edit.values)
+            return edit.operation.check(site, layer, _sized(shape, num_keys), edit.values)
         except RequestError as error:
             misfit = misfit or error
     if misfit is not None:
@@ -98,13 +101,17 @@ def _check_somewhere(config: ModelConfig, site: str, edit: Edit) -> None:
     return None
 
 
-def _check_edit(config: ModelConfig, site: str, edit: Edit) -> None:
+def _check_edit(config: ModelConfig, site: str, edit: Edit, num_keys: int) -> None:
     layers = _acting_layers(config, site, edit)
     _check_site(config, site, layers)
     for layer in layers:
         shape = site_shape(config, site, layer)
         if shape is not None:
-            edit.operation.check(site, layer, shape, edit.values)
+            edit.operation.check(site, layer, _sized(shape, num_keys), edit.values)
+
+
+def _sized(shape: tuple[int, ...], num_keys: int) -> tuple[int, ...]:
+    return tuple(num_keys if size == -1 else size for size in shape)
 
 
 def _acting_layers(config: ModelConfig, site: str, edit: Edit) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ class Capturing:
                 self.encode(prompt),
                 chosen,
                 prompt=prompt_text(prompt),
-                taps=wanted if edits is None else edits + wanted,
+                taps=wanted if edits is None else Taps(edits=edits.edits) + wanted,
                 score_only=params is None,
             )
 

@@ -122,6 +122,8 @@ def _chosen(text: _Text, positions: Any) -> _Text:
         return text
     count = len(text.token_ids)
     try:
+        if isinstance(positions, bool) or np.ndim(positions) > 1:
+            raise TypeError("no positions")
         index = np.arange(count)[positions]
     except (IndexError, TypeError) as error:
         raise RequestError(

@@ -29,8 +29,8 @@ def dense_logits(
     """
     if taps is None:
         taps = Taps()
-    check_taps(config, taps)
     padding = [0] * (-len(ids) % LENGTH_STEP)
+    check_taps(config, taps, num_keys=len(ids) + len(padding))
     tokens = jnp.asarray([*ids, *padding], jnp.int32)
     # Padding starts a sequence of its own, so that no length-dependent rope sees it.
     positions = jnp.asarray([*range(len(ids)), *padding], jnp.int32)

@@ -113,7 +113,8 @@ class Intake:
             raise RequestError(
                 f"taps is {taps!r}; give what fj.edits makes, fj.Taps(capture=...), or None"
             )
-        check_taps(self.config, taps)
+        page = self.blocks.page_size
+        check_taps(self.config, taps, num_keys=-(-self.max_model_len // page) * page)
         if taps.capture and params.n > 1:
             raise RequestError(f"captures are of one completion, and n is {params.n}; set n=1")
         return taps, self._digest(taps, prompt_len)

@@ -70,7 +70,9 @@ class TappedSlots:
         wanted = merge_plans(plans)
         if not wanted:
             return NO_PLAN
-        fitting = [plan for plan in self._known if serves(plan, wanted)]
+        # Each by itself: their merger may put the lanes in another order than a known plan has.
+        each = [replace(plan, capture=wanted.capture, layers=wanted.layers) for plan in plans]
+        fitting = [known for known in self._known if all(serves(known, plan) for plan in each)]
         if not fitting:
             self._known.append(wanted)
             return wanted

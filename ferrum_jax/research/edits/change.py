@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,11 @@ def custom(
     """
     if not callable(function):
         raise RequestError(f"function is {function!r}; give one that takes an activation")
+    if not isinstance(function, Hashable):
+        raise RequestError(
+            f"function is {function!r}, which is not hashable, so that no compiled program could "
+            "be found again by it; give a plain function, and its arrays as arguments"
+        )
     values = tuple(as_row(f"array {i}", array) for i, array in enumerate(arrays))
     return make_taps(site, Custom(function), values, layers=layers, positions=positions)
 

@@ -197,7 +197,7 @@ class Custom:
         rows = [jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in values]
         try:
             result = jax.eval_shape(self.function, token, *rows)
-        except (TypeError, ValueError, IndexError) as error:
+        except Exception as error:
             raise RequestError(
                 f"the function of the edit at {site}, layer {layer} fails on one token's "
                 f"activation of shape {shape}; write it with jax.numpy. It says: {error}"

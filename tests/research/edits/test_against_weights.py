@@ -597,6 +597,21 @@ def test_a_sender_after_its_receiver_changes_nothing(llm):
 # In the pure function
 
 
+@pytest.mark.parametrize("function", [lambda x: x[:3], lambda x: x * jnp.ones(5)])
+def test_a_function_that_does_not_keep_the_patterns_shape_is_refused(function):
+    with pytest.raises(fj.RequestError, match=r"function of the edit at pattern, layer 0"):
+        logits("dense", edits.custom("pattern", function))
+
+
+def test_a_pattern_is_frozen_in_every_sequence_of_a_batch():
+    frozen = edits.freeze_attention(record("dense", OTHER)["pattern", 0], 0)
+    tokens, index = jnp.asarray(OTHER[:5] + PROMPT), jnp.asarray([*range(5), *range(14)])
+    run = partial(fj.forward, WEIGHTS["dense"], config=CONFIGS["dense"], attend=fj.dense_attention)
+    together, _ = run(tokens, index, None, taps=frozen)
+    alone, _ = run(jnp.asarray(PROMPT), jnp.arange(14), None, taps=frozen)
+    close(together[5:], alone)
+
+
 def test_what_a_model_never_reaches_is_an_error():
     with pytest.raises(fj.ModelError, match=r"never reaches the site\(s\) router"):
         values_of(edits.force_router([0]), jnp.asarray(PROMPT))

@@ -143,6 +143,15 @@ def test_a_frozen_pattern_is_a_patch_of_the_pattern():
     assert edit.positions.tolist() == [[[0, 0, 3, 0]]]
 
 
+class Unhashable:
+    """A function that no program can be found by."""
+
+    __hash__ = None
+
+    def __call__(self, x):
+        return 2 * x
+
+
 # What is refused
 
 HEAD = [(0, 1)]
@@ -222,6 +231,7 @@ REFUSED = {
     "heads of the residual": (lambda: edits.patch(X, 0, heads=[1]), "'resid_post' has no heads"),
     "a position twice": (lambda: edits.patch(X[:2], 0, [1, 1]), r"one twice: \[1, 1\]"),
     "half an expert": (lambda: edits.force_router([1.5]), "experts holds 1.5"),
+    "a list for a function": (lambda: edits.custom("z", Unhashable()), "which is not hashable"),
     "complex": (lambda: edits.steer([1j], 0), "vector is .* give an array of numbers"),
     "huge": (lambda: edits.steer([10**400], 0), "vector is .* give an array of numbers"),
     "no mapping": (lambda: edits.ablate_heads([(0, 0)], resample=X), "resample is no mapping"),
