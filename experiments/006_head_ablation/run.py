@@ -44,7 +44,6 @@ def main() -> None:
         "config": asdict(plan),
         "weights": digest,
         "texts": documents.describe(),
-        "scored_tokens": {text: table.baseline.num_tokens for text, table in tables.items()},
         "seconds": round(time.monotonic() - start, 1),
         "baseline": {
             text: [abs(signs[text] * x) for x in (table.baseline.value, table.baseline.error)]

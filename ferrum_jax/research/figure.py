@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Num
 
-from ferrum_jax.types import UnsupportedError
+from ferrum_jax.runtime.page import new_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,16 +41,7 @@ def new_figure(
     Raises:
         UnsupportedError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{who}.plot draws with matplotlib, which is not installed; "
-            "run `pip install matplotlib`"
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_page(who, width, height)
     return figure, figure.subplots(rows, columns, squeeze=False, **grid)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ferrum_jax.runtime.capture import CapturedChunk
 from ferrum_jax.runtime.engine import Engine
+from ferrum_jax.runtime.taps.capture import CapturedChunk
 from ferrum_jax.types import RequestError, StreamDelta
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.kv import BlockTableManager, host_pages, plan_cache
 from ferrum_jax.models import Params
-from ferrum_jax.runtime.capture import CaptureBuffer, CapturedPart
 from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.runtime.devices import device_info, use_compile_cache
 from ferrum_jax.runtime.executor import Executor
@@ -20,6 +19,7 @@ from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.taps.capture import CaptureBuffer, CapturedPart
 from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.runtime.tracker import PromptScores, RequestTracker
 from ferrum_jax.scheduler import ContinuousScheduler, make_policy

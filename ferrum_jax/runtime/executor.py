@@ -18,7 +18,7 @@ from ferrum_jax.models import Params
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
-from ferrum_jax.runtime.tapped import TappedSlots
+from ferrum_jax.runtime.taps.slots import TappedSlots
 from ferrum_jax.runtime.tiles import run_tiled_step
 from ferrum_jax.runtime.transfer import (
     SwappedPages,

@@ -15,7 +15,6 @@ from ferrum_jax.models import Params, check_params
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_model
 from ferrum_jax.runtime.branch import Branch, Worth, search
-from ferrum_jax.runtime.capturing import Capturing
 from ferrum_jax.runtime.dense import dense_logits
 from ferrum_jax.runtime.directory import DEMO_MODEL, eos_token_ids, tokenizer_of
 from ferrum_jax.runtime.driver import Driver
@@ -24,6 +23,7 @@ from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.lengths import length_bound, max_model_len
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
 from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.taps.methods import Capturing
 from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.types import (
     EngineConfig,
@@ -299,6 +299,24 @@ class LLM(Capturing):
                 "tokenizer.json or tokenizer.model beside its weights"
             )
         return self.tokenizer.encode(prompt)
+
+    def tokens(self, prompt: Prompt) -> list[str]:
+        """The prompt's tokens as the vocabulary spells them.
+
+        Raises:
+            TokenizerError: there is no tokenizer, or no text for an id.
+        """
+        ids = self.encode(prompt)
+        if self.tokenizer is None:
+            raise TokenizerError("this model was loaded without a tokenizer; its tokens are ids")
+        return [self.tokenizer.token_text(i) for i in ids]
+
+    def __repr__(self) -> str:
+        config, dtype = self.config, self.params.embed.dtype
+        return (
+            f"LLM({config.model_type}, {config.num_layers} layers, hidden {config.hidden_size}, "
+            f"vocabulary {config.vocab_size}, {dtype}, max_model_len {self.max_model_len})"
+        )
 
     def warm_up(self) -> None:
         """Compile every shape that the engine may run, several at a time."""

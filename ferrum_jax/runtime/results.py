@@ -8,7 +8,7 @@ from itertools import accumulate
 import jax
 import numpy as np
 
-from ferrum_jax.runtime.capture import Values
+from ferrum_jax.runtime.taps.capture import Values
 from ferrum_jax.runtime.tracker import HostLogprobs, PromptScores
 from ferrum_jax.types import Logprob, Schedule, StepOutput, TokenLogprobs
 

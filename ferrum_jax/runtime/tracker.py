@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ferrum_jax.runtime.capture import CaptureBuffer
 from ferrum_jax.runtime.completion import CompletionBuilder
+from ferrum_jax.runtime.taps.capture import CaptureBuffer
 from ferrum_jax.types import (
     Logprob,
     Metrics,

@@ -27,6 +27,9 @@ class StepShape:
     plan: TapPlan = field(default_factory=TapPlan)
     """What is captured and edited; a declared shape has none of it."""
 
+    def __repr__(self) -> str:
+        return f"StepShape({self})"
+
     def __str__(self) -> str:
         scored, plan = ", scored" if self.score else "", f", {self.plan}" if self.plan else ""
         return f"{self.tokens} tokens x {self.rows} rows{scored}{plan}"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import ferrum_jax as fj
 from ferrum_jax.models.taps import TapRun, placed
-from ferrum_jax.runtime.lanes import merge_plans, plan_of, serves, stack_taps
-from ferrum_jax.runtime.tapped import NO_PLAN, NO_TAPS, TappedSlots
+from ferrum_jax.runtime.taps.lanes import merge_plans, plan_of, serves, stack_taps
+from ferrum_jax.runtime.taps.slots import NO_PLAN, NO_TAPS, TappedSlots
 from ferrum_jax.types import Place, Schedule, ScheduledChunk, TapPlan
 
 edits = fj.edits

@@ -33,6 +33,9 @@ def swap(
         corrupted = fj.edits.swap(llm, "The Colosseum is in", 3, -1)
         llm.generate(["The Louvre is in"], taps=corrupted)
 
+    Each call runs the source once. For many patches from one source (every head, every layer)
+    capture it once, with `llm.capture`, and `patch` from that.
+
     Args:
         layer: one layer, several, or None for all that have the site.
         positions: which tokens of the other prompt are changed, as a list (negative: from its

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ferrum_jax.runtime.activations.index import DTYPES, INT32, StoredSite
-from ferrum_jax.runtime.capture import Values
+from ferrum_jax.runtime.taps.capture import Values
 from ferrum_jax.types import RequestError
 
 Key = tuple[str, int]

@@ -22,7 +22,7 @@ from ferrum_jax.runtime.activations.index import (
     spans_of,
 )
 from ferrum_jax.runtime.activations.shard import check_shard_file, open_shard, tensor_name
-from ferrum_jax.runtime.capture import Values
+from ferrum_jax.runtime.taps.capture import Values
 from ferrum_jax.types import RequestError, WeightError
 
 OPEN_SHARDS = 16

@@ -25,8 +25,8 @@ from ferrum_jax.runtime.activations.index import (
     write_index,
 )
 from ferrum_jax.runtime.activations.shard import PendingShard, tensor_name
-from ferrum_jax.runtime.capture import Values
 from ferrum_jax.runtime.record import to_json
+from ferrum_jax.runtime.taps.capture import Values
 from ferrum_jax.types import SITES, ConfigError, DataType, DeviceError, RequestError
 
 SHARD_BYTES = 256 * 2**20

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from ferrum_jax.runtime.page import new_page
 from ferrum_jax.runtime.timeline.layout import KINDS, Bar, Column, lay_out, make_columns
 from ferrum_jax.runtime.timeline.steps import (
     TimelineStep,
@@ -13,7 +14,6 @@ from ferrum_jax.runtime.timeline.steps import (
     sequence_label,
     sequence_order,
 )
-from ferrum_jax.types import UnsupportedError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,18 +62,9 @@ def plot_steps(
 
 
 def _figure(num_rows: int) -> tuple[Figure, list[Axes]]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnsupportedError(
-            "Timeline.plot draws with matplotlib, which is not installed; "
-            "run `pip install matplotlib`"
-        ) from error
     row = min(0.32, max(0.18, 6 / max(num_rows, 1)))
     heights = [max(1.6, row * num_rows), 1.2, 1.0, 1.0]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 1.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_page("Timeline", WIDTH, sum(heights) + 1.4)
     axes = figure.subplots(4, 1, sharex=True, height_ratios=heights)
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)

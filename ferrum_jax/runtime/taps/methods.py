@@ -10,11 +10,11 @@ import numpy as np
 
 from ferrum_jax.models import Params
 from ferrum_jax.models.sites import check_taps
-from ferrum_jax.runtime.capture import CapturedChunk, capture_taps
-from ferrum_jax.runtime.collect import collect, final_hidden, pool
 from ferrum_jax.runtime.driver import Driver
 from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, prompt_text, taps_per_prompt
+from ferrum_jax.runtime.taps.capture import CapturedChunk, capture_taps
+from ferrum_jax.runtime.taps.collect import collect, final_hidden, pool
 from ferrum_jax.types import EngineConfig, ModelConfig, SamplingParams, Taps
 
 

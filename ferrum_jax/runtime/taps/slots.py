@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ferrum_jax.runtime.lanes import merge_plans, plan_of, serves, stack_taps
+from ferrum_jax.runtime.taps.lanes import merge_plans, plan_of, serves, stack_taps
 from ferrum_jax.types import Schedule, TapPlan, Taps
 
 NO_PLAN = TapPlan()

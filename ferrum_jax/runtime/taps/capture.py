@@ -57,11 +57,10 @@ class CaptureBuffer:
         wanted = {
             site: {
                 layer: self._cut(site, x[seen:], start + count)
-                for layer, x in layers.items()
+                for layer, x in values[site].items()
                 if self._taps.captures(site, layer)
             }
-            for site, layers in values.items()
-            if site in self._taps.capture
+            for site in self._taps.capture
         }
         self._parts.append(CapturedPart(start + seen, tuple(token_ids[seen:]), wanted))
         self._next = start + count

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from ferrum_jax.models import Params
 from ferrum_jax.models.norm import normalise
-from ferrum_jax.runtime.capture import CapturedChunk, Values, joined
 from ferrum_jax.runtime.record import environment
+from ferrum_jax.runtime.taps.capture import CapturedChunk, Values, joined
 from ferrum_jax.types import DataType, ModelConfig, RequestError
 
 if TYPE_CHECKING:

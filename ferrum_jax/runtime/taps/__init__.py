@@ -1,0 +1,1 @@
+"""Taps of served requests: edits side by side in one program, captures on their way out."""
