@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from ferrum_jax.attention import dense_attention
 from ferrum_jax.models import Params, forward_capture
 from ferrum_jax.models.sites import check_taps
-from ferrum_jax.runtime.dense import LENGTH_STEP
+from ferrum_jax.runtime.dense import padded_tokens
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import Edit, ModelConfig, Place, RequestError, Taps, TokenizerError
@@ -57,10 +57,7 @@ def run_prompt(
     """
     ids = checked_token_ids(llm.encode(prompt), llm.config.vocab_size)
     edits = checked_edits(taps, llm.config)
-    padding = [0] * (-len(ids) % LENGTH_STEP)
-    tokens = jnp.asarray([*ids, *padding], jnp.int32)
-    # Each padding token is a sequence of its own, so that no length-dependent rope sees it.
-    positions = jnp.asarray([*range(len(ids)), *padding], jnp.int32)
+    tokens, positions = padded_tokens(ids)
     place = Place(jnp.zeros_like(tokens), positions, jnp.full_like(tokens, len(ids)))
     asked = Taps(capture, layers, edits, place)
     hidden, captured = _forward(llm.params, tokens, positions, asked, config=llm.config)

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention import dense_attention
 from ferrum_jax.models import Params, forward, unembed
@@ -29,17 +29,26 @@ def dense_logits(
     """
     if taps is None:
         taps = Taps()
-    padding = [0] * (-len(ids) % LENGTH_STEP)
-    check_taps(config, taps, num_keys=len(ids) + len(padding))
-    tokens = jnp.asarray([*ids, *padding], jnp.int32)
-    # Padding starts a sequence of its own, so that no length-dependent rope sees it.
-    positions = jnp.asarray([*range(len(ids)), *padding], jnp.int32)
+    tokens, positions = padded_tokens(ids)
+    check_taps(config, taps, num_keys=len(tokens))
     if taps.edits:
         place = Place(jnp.zeros_like(tokens), positions, jnp.full_like(tokens, len(ids)))
         taps = Taps(edits=taps.edits, place=place)
     else:
         taps = Taps()
     return np.asarray(_full_logits(params, tokens, positions, taps, config=config))[: len(ids)]
+
+
+def padded_tokens(ids: Sequence[int]) -> tuple[Int[Array, " P"], Int[Array, " P"]]:
+    """Tokens and positions of one text, padded to a multiple of `LENGTH_STEP`.
+
+    Each token of padding is a sequence of its own, so that no length-dependent rope sees it.
+    """
+    padding = [0] * (-len(ids) % LENGTH_STEP)
+    return (
+        jnp.asarray([*ids, *padding], jnp.int32),
+        jnp.asarray([*range(len(ids)), *padding], jnp.int32),
+    )
 
 
 @partial(jax.jit, static_argnames="config")

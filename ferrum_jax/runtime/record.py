@@ -12,11 +12,11 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from ferrum_jax.types import RequestError
 
 CHECKOUT = Path(__file__).parent.parent.parent
 """The folder that holds the package: a git checkout, or where packages are installed."""
+T = TypeVar("T")
 PACKAGES = ("ferrum_jax", "jax", "jaxlib", "flax", "numpy")
 GIT_SECONDS = 10.0
 
@@ -108,6 +109,29 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_record(
+    path: str | os.PathLike[str], form: str, revive: Callable[[dict[str, Any]], T], refusal: str
+) -> T:
+    """What `revive` makes of the JSON object of a file whose `format` is `form`.
+
+    Args:
+        refusal: says what the file is not and which one to name; `{}` stands for the reason.
+
+    Raises:
+        RequestError: the file holds something else, with `refusal` behind its path.
+        OSError: it cannot be read.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        found = json.loads(text)
+        if found.get("format") != form:
+            raise ValueError(f"its format is {found.get('format')!r}, not {form!r}")
+        return revive(found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"({type(error).__name__}: {error})"
+        raise RequestError(f"{os.fspath(path)} {refusal.format(reason)}") from error
 
 
 def _plain(value: Any) -> Any:

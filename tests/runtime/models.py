@@ -36,6 +36,12 @@ def model(kind: str) -> ModelConfig:
     )
 
 
+def idle(llm: fj.LLM) -> bool:
+    """Whether nothing runs and every page is free."""
+    engine = llm.engine
+    return not engine.has_work and engine.free_pages == engine.blocks.num_total
+
+
 def make_llm(kind: str, engine: fj.EngineConfig, dtype: str = "float32") -> fj.LLM:
     config = model(kind)
     return fj.LLM(config, init_params(config, seed=3, dtype=dtype), engine=engine)

@@ -18,7 +18,7 @@ from ferrum_jax.models.taps import TapRun
 from ferrum_jax.runtime.step import run_step
 from ferrum_jax.sampler import make_sampling_state
 from ferrum_jax.types import LayerSpec, MLPConfig, Place, StepBatch, StepShape
-from tests.runtime.models import DENSE, LAYERS, VOCAB, WINDOWED, make_llm, model
+from tests.runtime.models import DENSE, LAYERS, VOCAB, WINDOWED, idle, make_llm, model
 
 edits = fj.edits
 ENGINE = fj.EngineConfig(
@@ -91,11 +91,6 @@ def llm():
     llm = shared()
     yield llm
     assert idle(llm)
-
-
-def idle(llm):
-    engine = llm.engine
-    return not engine.has_work and engine.free_pages == engine.blocks.num_total
 
 
 # Values

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import ferrum_jax as fj
 from ferrum_jax.models import init_params
 from ferrum_jax.types import LayerSpec, MLPConfig, Place
-from tests.runtime.models import DENSE, VOCAB, WINDOWED, make_llm, model
+from tests.runtime.models import DENSE, VOCAB, WINDOWED, idle, make_llm, model
 
 edits = fj.edits
 ENGINE = fj.EngineConfig(
@@ -121,11 +121,6 @@ def llm():
     llm = shared()
     yield llm
     assert idle(llm)
-
-
-def idle(llm):
-    engine = llm.engine
-    return not engine.has_work and engine.free_pages == engine.blocks.num_total
 
 
 def finish(engine, *requests):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field, fields
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
 from ferrum_jax.research.compare.bootstrap import Estimate
@@ -14,8 +13,7 @@ from ferrum_jax.research.compare.parting import Parting
 from ferrum_jax.research.compare.statistics import Figures
 from ferrum_jax.research.compare.tokens import TokenTable
 from ferrum_jax.research.compare.worst import DifferingToken
-from ferrum_jax.runtime.record import to_json, write_json
-from ferrum_jax.types import RequestError
+from ferrum_jax.runtime.record import read_record, to_json, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,18 +90,12 @@ class Comparison(Figures):
             RequestError: the file holds something else.
             OSError: it cannot be read.
         """
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        try:
-            found = json.loads(text)
-            if found.get("format") != FORMAT:
-                raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
-            return cls(**_revived(found))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RequestError(
-                f"{fspath(path)} holds no comparison ({type(error).__name__}: {error}); name a "
-                "file that Comparison.save wrote"
-            ) from error
+        return read_record(
+            path,
+            FORMAT,
+            lambda found: cls(**_revived(found)),
+            "holds no comparison {}; name a file that Comparison.save wrote",
+        )
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """KLD and delta-p as distributions, KLD by position, and where the two part.

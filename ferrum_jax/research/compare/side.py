@@ -38,11 +38,6 @@ class ModelSide:
         """None where it takes ids only."""
         return self.llm.tokenizer
 
-    @property
-    def step_tokens(self) -> int:
-        """The most tokens that come at once."""
-        return self.llm.engine_config.max_num_batched_tokens
-
     def activations(self, documents: Documents, sites: Sequence[str]) -> Iterator[Piece]:
         """Pieces with `{site: {layer: [n, ...]}}`, as the engine's steps land."""
         numbers = list(documents)
@@ -67,7 +62,6 @@ class SavedSide:
     saved: SavedLogprobs
 
     tokenizer = None
-    step_tokens = SAVED_ROWS
 
     @property
     def vocab_size(self) -> int:

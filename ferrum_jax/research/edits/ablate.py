@@ -11,10 +11,9 @@ from ferrum_jax.research.edits.build import (
     as_row,
     make_taps,
     pad_rows,
-    padded_units,
     unit_pairs,
 )
-from ferrum_jax.research.edits.operations import DrawUnits, Fill, SetUnits
+from ferrum_jax.research.edits.operations import NOWHERE, DrawUnits, Fill, SetUnits
 from ferrum_jax.research.edits.spans import Layers, Positions, layer_list
 from ferrum_jax.types import RequestError, Taps
 
@@ -89,7 +88,7 @@ def _ablate_units(
 ) -> Taps:
     pairs = unit_pairs(kind, units)
     layers = sorted({int(layer) for layer in pairs[:, 0]})
-    rows = padded_units(pairs)[None]
+    rows = pad_rows(pairs, NOWHERE)[None]
     if resample is None:
         constants = None if mean is None else pad_rows(_means(kind, pairs, mean))[None]
         values = {"units": rows, "constants": constants}

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ferrum_jax.research.edits.operations import NOWHERE
 from ferrum_jax.research.edits.spans import (
     Layers,
     Positions,
@@ -86,8 +85,3 @@ def pad_rows(array: Any, value: float = 0) -> Any:
         return array
     library = jax.numpy if isinstance(array, jax.Array) else np
     return library.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1)), constant_values=value)
-
-
-def padded_units(pairs: np.ndarray) -> np.ndarray:
-    """Units padded with ones that exist nowhere."""
-    return pad_rows(pairs, NOWHERE)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ferrum_jax.models.sites import check_taps
 from ferrum_jax.research.edits.build import unit_pairs
 from ferrum_jax.research.edits.patch import patch
 from ferrum_jax.research.edits.spans import Layers, layer_list, position_list
@@ -49,7 +48,7 @@ def swap(
             positions that differ.
     """
     layers = _layers_with(llm, site, layer)
-    (found,) = llm.capture([_ids(llm, source)], site, layers, taps=taps)
+    (found,) = llm.capture([llm.encode(source)], site, layers, taps=taps)
     total = Taps()
     for i, activations in found[site].items():
         index = _source_index(positions, source_positions, len(activations))
@@ -84,7 +83,7 @@ def path_patch(
     Raises:
         RequestError: lengths that differ, or a head, layer, site or position that does not exist.
     """
-    own, other = _ids(llm, prompt), _ids(llm, source)
+    own, other = llm.encode(prompt), llm.encode(source)
     if len(own) != len(other):
         raise RequestError(
             f"the prompt has {len(own)} tokens and the source {len(other)}; path patching needs as "
@@ -96,23 +95,30 @@ def path_patch(
     swapped = Taps()
     for layer, heads in _by_layer(pairs).items():
         swapped += swap(llm, other, layer, positions, "z", heads=heads)
-    check_taps(llm.config, swapped)
     arrived = Taps()
     for site, heads_of in receiving.items():
         layers = None if site == "logits" else list(heads_of)
         (found,) = llm.capture([own], site, layers, taps=frozen + swapped)
-        for layer, activations in found[site].items():
-            arrived += patch(activations, layer, range(len(own)), site, heads=heads_of[layer])
+        arrived += _patches(site, found[site], heads_of)
     return arrived
 
 
 def _kept(llm: LLM, ids: list[int]) -> Taps:
     """Every head and every feed-forward block as it is on the prompt itself."""
     (found,) = llm.capture([ids], ("z", "mlp_out"))
+    return _patches("z", found["z"]) + _patches("mlp_out", found["mlp_out"])
+
+
+def _patches(
+    site: str,
+    layers: Mapping[int, np.ndarray],
+    heads_of: Mapping[int, list[int] | None] | None = None,
+) -> Taps:
+    """A site's activations in place, in every layer, from the first token on."""
     total = Taps()
-    for site, layers in found.items():
-        for layer, activations in layers.items():
-            total += patch(activations, layer, range(len(ids)), site)
+    for layer, activations in layers.items():
+        heads = None if heads_of is None else heads_of[layer]
+        total += patch(activations, layer, site=site, heads=heads)
     return total
 
 
@@ -167,7 +173,3 @@ def _source_index(positions: Any, source_positions: Any, count: int) -> np.ndarr
 def _as_list(positions: Any) -> list[int]:
     items: list[Any] = [positions] if isinstance(positions, int | np.integer) else list(positions)
     return [int(p) for p in position_list(items, len(items))[:, 0]]
-
-
-def _ids(llm: LLM, prompt: Prompt) -> list[int]:
-    return llm.encode(prompt)

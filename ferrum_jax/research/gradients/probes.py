@@ -25,7 +25,7 @@ from ferrum_jax.models import Params, forward_capture
 from ferrum_jax.models.decoder import Captured
 from ferrum_jax.models.sites import check_taps
 from ferrum_jax.research.prompt import checked_edits, checked_layers, token_texts
-from ferrum_jax.runtime.dense import LENGTH_STEP
+from ferrum_jax.runtime.dense import padded_tokens
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import ModelConfig, RequestError, Taps
@@ -117,9 +117,7 @@ class ProbedPrompt:
     @property
     def _padded(self) -> tuple[Array, Array]:
         """Tokens and positions `[P]`; each token of padding is a sequence of its own."""
-        padding = [0] * (-len(self.token_ids) % LENGTH_STEP)
-        tokens = jnp.asarray([*self.token_ids, *padding], jnp.int32)
-        return tokens, jnp.asarray([*range(len(self.token_ids)), *padding], jnp.int32)
+        return padded_tokens(self.token_ids.tolist())
 
     def _with(self, function: Callable[..., Array], arrays: Captured) -> Edits:
         return _joined(self.edits, function, arrays)

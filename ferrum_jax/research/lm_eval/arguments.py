@@ -27,8 +27,6 @@ OTHERS = (
     "prefix_token_id",
     "seed",
 )
-LM_EVALS = ("batch_size", "max_batch_size", "device")
-"""What lm-eval hands to every model, from its own command line."""
 UNASKED = (None, "cuda", "cuda:0")
 """What lm-eval gives as the device where nobody asked for one, whatever the machine has."""
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ferrum_jax.research.sweep.axes import Key
 from ferrum_jax.research.sweep.statistics import DocumentValues, paired_difference
-from ferrum_jax.runtime.record import to_json, write_json
+from ferrum_jax.runtime.record import read_record, to_json, write_json
 from ferrum_jax.types import RequestError
 
 if TYPE_CHECKING:
@@ -155,21 +154,16 @@ class SweepTable:
             RequestError: the file holds something else.
             OSError: it cannot be read.
         """
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        try:
-            found = json.loads(text)
-            return cls._from_record(found)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RequestError(
-                f"{fspath(path)} is not a sweep's table ({type(error).__name__}: {error}); name a "
-                "file that fj.sweep or SweepTable.save wrote, or one that does not exist yet"
-            ) from error
+        return read_record(
+            path,
+            FORMAT,
+            cls._from_record,
+            "is not a sweep's table {}; name a file that fj.sweep or SweepTable.save wrote, or one "
+            "that does not exist yet",
+        )
 
     @classmethod
     def _from_record(cls, found: dict[str, Any]) -> Self:
-        if found.get("format") != FORMAT:
-            raise ValueError(f"its format is {found.get('format')!r}, not {FORMAT!r}")
         shared = {f.name: found[f.name] for f in fields(cls)}
         shared["rows"] = tuple(_row(row) for row in found["rows"])
         shared["axes"] = {name: tuple(values) for name, values in found["axes"].items()}

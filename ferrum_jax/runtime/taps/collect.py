@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,10 @@ from tqdm import tqdm
 
 from ferrum_jax.models import Params
 from ferrum_jax.models.norm import normalise
+from ferrum_jax.runtime.activations import Activations, ActivationWriter
 from ferrum_jax.runtime.record import environment
 from ferrum_jax.runtime.taps.capture import CapturedChunk, Values, joined
 from ferrum_jax.types import DataType, ModelConfig, RequestError
-
-if TYPE_CHECKING:
-    from ferrum_jax.runtime.activations import Activations
 
 POOLINGS = ("last", "mean")
 
@@ -137,8 +135,6 @@ def _chosen(text: _Text, positions: Any) -> _Text:
 
 def _written(texts: Iterator[_Text], path: Path, kind: DataType | None) -> Activations:
     """Stream the texts to a folder, and open it."""
-    from ferrum_jax.runtime.activations import Activations, ActivationWriter
-
     first = next(texts, None)
     if first is None:
         raise RequestError("there are no texts; give at least one")
