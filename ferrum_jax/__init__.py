@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ferrum_jax.attention import dense_attention
     from ferrum_jax.models import forward, forward_capture, unembed
+    from ferrum_jax.models.adapters import merge_adapters
     from ferrum_jax.models.edit import edit_layers
     from ferrum_jax.models.weights.load import load_model
+    from ferrum_jax.models.weights.peft import load_adapter
     from ferrum_jax.research import edits, gradients, reading
     from ferrum_jax.research.compare import Comparison, SavedLogprobs, compare
     from ferrum_jax.research.fit import LoRA, SoftPrompt, SteeringVector, fit
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from ferrum_jax.runtime.activations import Activations
     from ferrum_jax.runtime.llm import LLM
     from ferrum_jax.types import (
+        Adapters,
         ConfigError,
         DeviceError,
         EngineConfig,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "Activations",
+    "Adapters",
     "Comparison",
     "ConfigError",
     "DeviceError",
@@ -98,9 +102,11 @@ __all__ = [
     "gradients",
     "grid",
     "kl_from_baseline",
+    "load_adapter",
     "load_model",
     "logprob_of",
     "loss",
+    "merge_adapters",
     "nll",
     "reading",
     "sweep",
@@ -128,9 +134,11 @@ _MODULES = {
     "gradients": "ferrum_jax.research",
     "grid": "ferrum_jax.research.sweep",
     "kl_from_baseline": "ferrum_jax.research.sweep",
+    "load_adapter": "ferrum_jax.models.weights.peft",
     "load_model": "ferrum_jax.models.weights.load",
     "logprob_of": "ferrum_jax.research.sweep",
     "loss": "ferrum_jax.research.gradients",
+    "merge_adapters": "ferrum_jax.models.adapters",
     "nll": "ferrum_jax.research.sweep",
     "reading": "ferrum_jax.research",
     "sweep": "ferrum_jax.research.sweep",

@@ -1,4 +1,4 @@
-"""What every paged kernel asks of its arguments; each message names the value and the remedy."""
+"""What paged attention asks of its arguments; each message names the value and the remedy."""
 
 from __future__ import annotations
 
@@ -6,58 +6,144 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import triton as plgpu
 
-DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
+from pallas_kernels.online import Pool
+from pallas_kernels.rules import Rules
+
+DTYPES = ("bfloat16", "float16", "float32")
+QUANTISED = ("int8", "uint8")
+"""uint8 holds the bits of float8_e4m3fn."""
+IMPLEMENTATIONS = ("auto", "xla", "triton", "mosaic")
+LARGEST_HEAD = 576
+"""Elements of a head beyond which a tile of keys does not fit beside its values on a GPU."""
 
 
-def check_triton(kernel: str) -> None:
-    """Raise NotImplementedError where jax lacks the Pallas-Triton that the kernels need."""
-    if not hasattr(plgpu, "load"):
-        raise NotImplementedError(
-            f"{kernel} needs Pallas-Triton as in jax 0.10, and this is jax {jax.__version__}; "
-            f"use {kernel}_reference"
+def has_triton() -> bool:
+    """Whether this jax has the Pallas-Triton that the kernels need."""
+    return hasattr(plgpu, "load")
+
+
+def triton_refusal(
+    *, head_dim: int, page_dtype: str, num_elements: int, q_dtype: str = "float32"
+) -> str | None:
+    """Why the Triton kernels cannot run a shape; None where they can."""
+    if not has_triton():
+        return (
+            f"the Triton kernels need Pallas as in jax 0.10, and this is jax {jax.__version__}; "
+            "use implementation 'xla'"
         )
+    if head_dim > LARGEST_HEAD:
+        return (
+            f"heads of {head_dim} elements are more than the Triton kernels' {LARGEST_HEAD}; "
+            "use implementation 'xla'"
+        )
+    if q_dtype not in DTYPES:
+        return f"queries of {q_dtype} are not for the Triton kernels; use implementation 'xla'"
+    # jax computes offsets in 32 bits, with a sign, for arrays of up to 2^32 bytes.
+    if page_dtype in QUANTISED and 2**31 < num_elements <= 2**32:
+        return (
+            f"a pool of {num_elements} elements of one byte is between 2^31 and 2^32, where "
+            "Pallas-Triton's offsets overflow; use fewer pages, or implementation 'xla'"
+        )
+    return None
 
 
-def check_paged(
+def refusal(implementation: str, q: jax.Array, pool: Pool, rules: Rules) -> str | None:
+    """Why an implementation cannot run a call; None where it can."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation={implementation!r} is not known; "
+            f"choose one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    if implementation == "mosaic":
+        return "implementation 'mosaic' is not built in this version; use 'triton' or 'xla'"
+    if implementation == "xla":
+        return None
+    arrays = [pool.k] if pool.v is None else [pool.k, pool.v]
+    for pages in arrays:
+        problem = triton_refusal(
+            head_dim=max(pages.shape[3], rules.value_dim),
+            q_dtype=q.dtype.name,
+            page_dtype=pages.dtype.name,
+            num_elements=pages.size,
+        )
+        if problem is not None:
+            return problem
+    return None
+
+
+def check_rules(rules: Rules, *, head_dim: int, value_dim: int | None, has_values: bool) -> None:
+    """Raise ValueError for a count below 1, or a size of values that is given twice or not."""
+    for name, count in {"window": rules.window, "chunk": rules.chunk}.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}={count} must be at least 1, or None")
+    if rules.soft_cap is not None and not rules.soft_cap > 0:
+        raise ValueError(f"soft_cap={rules.soft_cap} must be above 0, or None")
+    if has_values and value_dim is not None:
+        raise ValueError(f"value_dim={value_dim} is for v_pages=None; leave it out, or v_pages")
+    if not has_values and (value_dim is None or not 1 <= value_dim <= head_dim):
+        raise ValueError(f"value_dim={value_dim}; without v_pages it must be from 1 to {head_dim}")
+
+
+def check_arrays(
     q: jax.Array,
-    k_pages: jax.Array,
-    v_pages: jax.Array,
-    block_tables: jax.Array,
+    pool: Pool,
     context_lens: jax.Array,
-    *,
+    query_starts: jax.Array,
     sinks: jax.Array | None,
+    slopes: jax.Array | None,
 ) -> None:
-    """Raise ValueError unless q `[R, N, H]`, pages `[P, page, K, H]` and the rest fit together."""
-    for name, array, rank in (
-        ("q", q, 3),
-        ("k_pages", k_pages, 4),
-        ("block_tables", block_tables, 2),
-    ):
+    """Raise ValueError unless shapes and dtypes fit together."""
+    named = {"q": (q, 3), "k_pages": (pool.k, 4), "block_tables": (pool.tables, 2)}
+    for name, (array, rank) in named.items():
         if array.ndim != rank or 0 in array.shape:
             raise ValueError(f"{name} is {array.shape}; it must have {rank} dimensions, none empty")
-    (R, N, H), K = q.shape, k_pages.shape[2]
-    expected = {
-        "k_pages": (k_pages, (*k_pages.shape[:3], H)),
-        "v_pages": (v_pages, k_pages.shape),
-        "block_tables": (block_tables, (R, block_tables.shape[1])),
-        "context_lens": (context_lens, (R,)),
-        "sinks": (sinks, (N,)),
-    }
-    for name, (array, shape) in expected.items():
+    (_, N, H), (P, page, K, _), R = q.shape, pool.k.shape, pool.tables.shape[0]
+    V = H if pool.v is None else pool.v.shape[-1]
+    for name, array, shape in (
+        ("k_pages", pool.k, (P, page, K, H)),
+        ("v_pages", pool.v, (P, page, K, V)),
+        ("k_scales", pool.k_scales, (P, page, K)),
+        ("v_scales", pool.v_scales, (P, page, K)),
+        ("context_lens", context_lens, (R,)),
+        ("query_starts", query_starts, (R + 1,)),
+        ("sinks", sinks, (N,)),
+        ("alibi_slopes", slopes, (N,)),
+    ):
         if array is not None and array.shape != shape:
             raise ValueError(f"{name} is {array.shape}; beside q {q.shape} it must be {shape}")
     if N % K:
         raise ValueError(f"{N} query heads cannot share {K} kv heads: K must divide N")
-    for name, array in {"q": q, "k_pages": k_pages, "v_pages": v_pages}.items():
-        if array.dtype not in DTYPES:
-            raise ValueError(f"{name} is {array.dtype}; cast it to bfloat16, float16 or float32")
-    for name, array in {"block_tables": block_tables, "context_lens": context_lens}.items():
+    _check_dtypes(q, pool, context_lens, query_starts)
+
+
+def _check_dtypes(
+    q: jax.Array, pool: Pool, context_lens: jax.Array, query_starts: jax.Array
+) -> None:
+    if q.dtype.name not in (*DTYPES, "float64"):
+        raise ValueError(f"q is {q.dtype}; cast it to bfloat16, float16 or float32")
+    for name, array in {
+        "block_tables": pool.tables,
+        "context_lens": context_lens,
+        "query_starts": query_starts,
+    }.items():
         if array.dtype != jnp.int32:
             raise ValueError(f"{name} is {array.dtype}; cast it to int32")
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise ValueError for a count below 1; None stands for no limit."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count} must be at least 1, or None")
+    for name, pages, scales in (
+        ("k", pool.k, pool.k_scales),
+        ("v", pool.v, pool.v_scales),
+    ):
+        if pages is None:
+            continue
+        if pages.dtype.name not in (*DTYPES, *QUANTISED, "float64"):
+            raise ValueError(
+                f"{name}_pages is {pages.dtype}; cast it to bfloat16, float16 or float32, or "
+                "quantise it to int8 or float8_e4m3fn"
+            )
+        if (pages.dtype.name in QUANTISED) != (scales is not None):
+            raise ValueError(
+                f"{name}_pages is {pages.dtype} and {name}_scales is "
+                f"{'given' if scales is not None else 'None'}; quantised pages have scales, "
+                "others have none"
+            )
+    if pool.v is None and pool.v_scales is not None:
+        raise ValueError("v_scales is given and v_pages is None; values have their keys' scales")

@@ -27,7 +27,10 @@ CHECKPOINT_NAMES = re.compile(
     r"self_attn|block_sparse_moe|(input|post_attention)_layernorm|embed_tokens|lm_head"
     r"|\b(q|k|v|o|qkv|gate|up|down|gate_up)_proj\b|model\.(layers|norm)\."
 )
-ENVIRONMENT = {"ferrum_jax/cli/generate.py": ("NO_COLOR",)}
+ENVIRONMENT = {
+    "ferrum_jax/cli/generate.py": ("NO_COLOR",),
+    "ferrum_jax/cli/terminal.py": ("NO_COLOR", "XDG_STATE_HOME"),
+}
 """Variables that a file may read; none may change what is computed."""
 UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch"}
 DEVICE_QUERIES = {

@@ -72,13 +72,7 @@ def rounded_model(
     embed = params.embed
     if EMBEDDING in kinds:
         embed = rounded(embed.T, rounding).T
-    return fj.LLM(
-        llm.config,
-        params.replace(layers=new_layers, embed=embed),
-        llm.tokenizer,
-        engine=llm.engine_config,
-        eos_token_ids=llm.eos_token_ids,
-    )
+    return llm.alike(llm.config, params.replace(layers=new_layers, embed=embed))
 
 
 def _layer(layer: LayerParams, rounding: Rounding, kinds: Collection[str]) -> LayerParams:

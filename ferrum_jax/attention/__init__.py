@@ -1,7 +1,7 @@
 """Attention over ragged tokens: dense and differentiable, or paged and cached."""
 
 from ferrum_jax.attention.dense import dense_attention, dense_attention_of_rows
-from ferrum_jax.attention.kernel import BindAttention, choose_attention
+from ferrum_jax.attention.kernel import BindAttention, choose_attention, triton_attention
 from ferrum_jax.attention.paged import PagedMeta, paged_attention, paged_meta
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "dense_attention_of_rows",
     "paged_attention",
     "paged_meta",
+    "triton_attention",
 ]

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ferrum_jax.attention.dense import MASKED, soft_capped
+from ferrum_jax.attention.dense import MASKED, alibi, soft_capped
 from ferrum_jax.attention.formed import attend_forming_weights
 from ferrum_jax.attention.quantize import as_stored, from_stored, quantise
 from ferrum_jax.interfaces import Attend
@@ -48,6 +48,9 @@ class PagedMeta:
     valid: Int[Array, " T"]
     write_pages: Int[Array, " T"]
     block_tables: Int[Array, "R B"]
+    context_lens: Int[Array, " R"]
+    query_starts: Int[Array, " S"]
+    """S = R + 1"""
     tile_rows: Int[Array, " X"]
     tile_tokens: Int[Array, "X Q"]
     """index into the tokens"""
@@ -102,6 +105,8 @@ def paged_meta(
         valid=valid,
         write_pages=jnp.where(valid, pages, TRASH_PAGE),
         block_tables=batch.block_tables,
+        context_lens=batch.context_lens,
+        query_starts=batch.query_starts,
         tile_rows=tile_rows,
         tile_tokens=tokens,
         tile_positions=jnp.where(inside, positions[tokens], -1),
@@ -120,7 +125,7 @@ def paged_attention(step: PagedMeta) -> Attend:
 def _attend(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
-    v: Float[Array, "T K H"],
+    v: Float[Array, "T K V"],
     layer_cache: LayerCache | None,
     meta: Int[Array, " T"],
     spec: AttentionConfig,
@@ -128,11 +133,12 @@ def _attend(
     step: PagedMeta,
     sinks: Float[Array, " N"] | None = None,
     tap_pattern: Callable[[Array], Array] | None = None,
-) -> tuple[Float[Array, "T N H"], LayerCache]:
+    cached: bool = False,
+) -> tuple[Float[Array, "T N V"], LayerCache]:
     """Write the step's keys and values, then attend; weights are formed only for `tap_pattern`."""
     del meta
     assert layer_cache is not None
-    cache = write_kv(layer_cache, k, v, step)
+    cache = layer_cache if cached else write_kv(layer_cache, k, v, step)
     if tap_pattern is not None:
         out = attend_forming_weights(
             q,
@@ -157,7 +163,7 @@ def _attend(
         out = body((q_tiles[0], position_tiles[0], rows[0]))[None]
     else:
         out = jax.lax.map(body, (q_tiles, position_tiles, rows))
-    out = out.reshape(-1, spec.num_heads, spec.head_dim)[step.tile_of_token]
+    out = out.reshape(-1, spec.num_heads, spec.value_size)[step.tile_of_token]
     return out.astype(q.dtype), cache
 
 
@@ -168,6 +174,8 @@ def write_kv(cache: LayerCache, k: Array, v: Array, step: PagedMeta) -> LayerCac
     """
     at = (step.write_pages, step.positions % cache.k_pages.shape[1])
     k_pages, k_scales = _written(cache.k_pages, cache.k_scales, k, at)
+    if cache.v_pages is None:
+        return LayerCache(k_pages=k_pages, v_pages=None, k_scales=k_scales)
     v_pages, v_scales = _written(cache.v_pages, cache.v_scales, v, at)
     return LayerCache(k_pages=k_pages, v_pages=v_pages, k_scales=k_scales, v_scales=v_scales)
 
@@ -203,7 +211,8 @@ def _group(
     padding = num_blocks * pages_per_block - tables.shape[1]
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
-    products = _one_query(q_XQKGH) if q_XQKGH.shape[1] == 1 else _many_queries(q_XQKGH)
+    many = _one_query if q_XQKGH.shape[1] == 1 else _many_queries
+    products = many(q_XQKGH, spec.value_size)
     # Quantised values are exact in bf16; float16 would lose small weights times small scales.
     kind = jnp.bfloat16 if q_XQKGH.dtype == jnp.bfloat16 else jnp.float32
 
@@ -218,22 +227,31 @@ def _group(
             scores *= _by_head(read(cache.k_scales, index))
         scores = soft_capped(scores * spec.scale, spec.soft_cap)
         keys_C = index * block + jnp.arange(block, dtype=jnp.int32)
+        if spec.alibi_slopes is not None:
+            bias_KGXQC = alibi(spec, positions_XQ[:, :, None], keys_C)
+            scores += jnp.transpose(bias_KGXQC, (2, 0, 1, 3, 4))
         distance_XQC = positions_XQ[:, :, None] - keys_C
         seen = distance_XQC >= 0
         if spec.window is not None:
             seen &= distance_XQC < spec.window
+        if spec.chunk is not None:
+            seen &= positions_XQ[:, :, None] // spec.chunk == keys_C // spec.chunk
         seen = seen[:, None, None]
         new_top = jnp.maximum(top, jnp.max(jnp.where(seen, scores, MASKED), axis=-1))
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
         shrink = jnp.exp(top - new_top)
         total = total * shrink + jnp.sum(weights, axis=-1)
-        v_XCKH = from_stored(read(cache.v_pages, index), kind)
+        if cache.v_pages is None:
+            v_XCKH = from_stored(read(cache.k_pages, index), kind)[..., : spec.value_size]
+        else:
+            v_XCKH = from_stored(read(cache.v_pages, index), kind)
         # A page's unused tail may hold anything, nan included; 0 x nan would poison the sum.
-        if cache.v_scales is None:
+        v_scales = cache.k_scales if cache.v_pages is None else cache.v_scales
+        if v_scales is None:
             written = keys_C[None, :] <= longest_X[:, None]
             v_XCKH = jnp.where(written[:, :, None, None], v_XCKH, 0)
         else:
-            weights = jnp.where(seen, weights * _by_head(read(cache.v_scales, index)), 0.0)
+            weights = jnp.where(seen, weights * _by_head(read(v_scales, index)), 0.0)
         return new_top, total, products.add(out, shrink, weights, v_XCKH)
 
     x, tile, kv_heads, groups, _ = q_XQKGH.shape
@@ -269,9 +287,9 @@ class _Products(NamedTuple):
     zeros: Array
 
 
-def _many_queries(q_XQKGH: Float[Array, "X Q K G H"]) -> _Products:
+def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
     """One matmul per kv head; the block's keys and values are transposed to heads first."""
-    x, tile, kv_heads, groups, head = q_XQKGH.shape
+    x, tile, kv_heads, groups, _ = q_XQKGH.shape
 
     def scores(k_XCKH: Array) -> Array:
         return jnp.einsum("XQKGH,XCKH->XKGQC", q_XQKGH, k_XCKH, preferred_element_type=jnp.float32)
@@ -284,17 +302,17 @@ def _many_queries(q_XQKGH: Float[Array, "X Q K G H"]) -> _Products:
             preferred_element_type=jnp.float32,
         )
 
-    return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, head)))
+    return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, value)))
 
 
-def _one_query(q_X1KGH: Float[Array, "X 1 K G H"]) -> _Products:
+def _one_query(q_X1KGH: Float[Array, "X 1 K G H"], value: int) -> _Products:
     """One matmul for all heads over the pages as they lie, without a transpose.
 
     Each query is laid out over all kv heads, zero but in its own (M = K x H), so that keys are read
     once as `[C, M]`; of the values' product only a query's own head is kept. That multiplies by
     K - 1 parts of zeros, which costs less than moving the block.
     """
-    x, _, kv_heads, groups, head = q_X1KGH.shape
+    x, _, kv_heads, groups, _ = q_X1KGH.shape
     own = jnp.eye(kv_heads, dtype=q_X1KGH.dtype)
     q_XNM = jnp.einsum("XKGH,KJ->XKGJH", q_X1KGH[:, 0], own).reshape(x, kv_heads * groups, -1)
 
@@ -310,8 +328,8 @@ def _one_query(q_X1KGH: Float[Array, "X 1 K G H"]) -> _Products:
         return out_XNM * shrink.reshape(x, -1, 1) + new
 
     def heads(out_XNM: Array) -> Array:
-        out_XKGJH = out_XNM.reshape(x, kv_heads, groups, kv_heads, head)
+        out_XKGJH = out_XNM.reshape(x, kv_heads, groups, kv_heads, value)
         own_head = jnp.arange(kv_heads)[None, :, None, None, None]
         return jnp.take_along_axis(out_XKGJH, own_head, axis=3)
 
-    return _Products(scores, add, heads, jnp.zeros((x, kv_heads * groups, kv_heads * head)))
+    return _Products(scores, add, heads, jnp.zeros((x, kv_heads * groups, kv_heads * value)))

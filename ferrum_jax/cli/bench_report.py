@@ -9,7 +9,7 @@ import jax
 
 from ferrum_jax.cli.bench_run import Measured
 from ferrum_jax.cli.figures import bytes_text, num_parameters
-from ferrum_jax.kv import cache_bytes
+from ferrum_jax.kv import cache_bytes, state_bytes
 from ferrum_jax.runtime.devices import peak_memory
 from ferrum_jax.runtime.llm import LLM
 from ferrum_jax.types import DeviceInfo
@@ -36,12 +36,14 @@ def measured_record(measured: Measured) -> dict[str, Any]:
 
 
 def memory_record(llm: LLM) -> dict[str, Any]:
-    """Bytes of weights and cache, and the peak: of the process on the CPU, else of the device."""
+    """Bytes of weights, pages and recurrent states, and the peak: of the process on the CPU, else
+    of the device."""
     leaves = jax.tree_util.tree_leaves(llm.params)
     peak, owner = peak_memory()
     return {
         "weight_bytes": sum(leaf.nbytes for leaf in leaves),
         "cache_bytes": cache_bytes(llm.config, llm.engine.kv),
+        "state_bytes": state_bytes(llm.config, llm.engine_config.max_num_seqs),
         "peak_bytes": peak,
         "peak_is_of": owner,
     }
@@ -99,5 +101,6 @@ def _tail(record: dict[str, Any]) -> list[str]:
         f"compilation cache {'none' if cached is None else cached}",
         f"memory: peak {'unknown' if peak is None else bytes_text(peak)} of the "
         f"{memory['peak_is_of']}; weights {bytes_text(memory['weight_bytes'])}, "
-        f"cache {bytes_text(memory['cache_bytes'])}",
+        f"cache {bytes_text(memory['cache_bytes'])}"
+        + (f", states {bytes_text(memory['state_bytes'])}" if memory["state_bytes"] else ""),
     ]

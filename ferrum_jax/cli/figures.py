@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ferrum_jax.models.params import flatten_shapes
+from ferrum_jax.models.shapes import flatten_shapes
 from ferrum_jax.types import ModelConfig
 
 

@@ -9,10 +9,17 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum_jax.cli.options import UsageError, add_model_options, load_llm, read_texts
+from ferrum_jax.cli.options import (
+    UsageError,
+    add_model_options,
+    given_options,
+    load_llm,
+    read_texts,
+)
 
 if TYPE_CHECKING:
     from ferrum_jax.runtime.llm import LLM
@@ -20,19 +27,21 @@ if TYPE_CHECKING:
 
 HELP = "continue prompts"
 SAMPLING = (
-    ("max_tokens", int, 128, "tokens to generate"),
-    ("temperature", float, 0.7, "0 is greedy"),
-    ("top_k", int, 0, "keep the k likeliest tokens; 0 keeps all"),
-    ("top_p", float, 1.0, "keep the likeliest tokens up to this probability together"),
-    ("min_p", float, 0.0, "drop tokens less likely than this times the likeliest"),
-    ("repetition_penalty", float, 1.0, "above 1 discourages tokens seen before"),
-    ("presence_penalty", float, 0.0, "subtracted from every token generated before"),
-    ("frequency_penalty", float, 0.0, "the same for each time it was generated"),
-    ("seed", int, None, "of the sampling (default: drawn afresh)"),
-    ("n", int, 1, "completions of each prompt"),
-    ("logprobs", int, None, "show each token's logprob and those of the k likeliest"),
+    ("max_tokens", int, "tokens to generate (128)"),
+    ("temperature", float, "0 is greedy (0.7)"),
+    ("top_k", int, "keep the k likeliest tokens; 0 keeps all (0)"),
+    ("top_p", float, "keep the likeliest tokens up to this probability together (1)"),
+    ("min_p", float, "drop tokens less likely than this times the likeliest (0)"),
+    ("repetition_penalty", float, "above 1 discourages tokens seen before (1)"),
+    ("presence_penalty", float, "subtracted from every token generated before (0)"),
+    ("frequency_penalty", float, "the same for each time it was generated (0)"),
+    ("seed", int, "of the sampling (drawn afresh)"),
+    ("n", int, "completions of each prompt (1)"),
+    ("logprobs", int, "show each token's logprob and those of the k likeliest"),
 )
-"""Options that go into `SamplingParams` under the same name: type, default, help."""
+"""Options that go into `SamplingParams` under the same name: type, help."""
+TEMPERATURE = 0.7
+"""Where neither an option nor the checkpoint says another."""
 MOST_AT_ONCE = 64
 
 
@@ -43,11 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt-file", type=Path, action="append", default=[], help="a file that is one prompt"
     )
     add_model_options(parser)
-    sampling = parser.add_argument_group("sampling")
-    for name, kind, default, text in SAMPLING:
-        shown = "" if default is None else " (default: %(default)s)"
-        option = "--" + name.replace("_", "-")
-        sampling.add_argument(option, type=kind, default=default, help=text + shown)
+    sampling = parser.add_argument_group(
+        "sampling", "Defaults are those of the checkpoint's generation_config.json, or else these."
+    )
+    for name, kind, text in SAMPLING:
+        sampling.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
     sampling.add_argument(
         "--stop", action="append", default=[], help="a text that ends the completion; repeatable"
     )
@@ -63,8 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Continue the prompts and print them."""
     prompts = read_texts(args.prompt, args.prompt_file)
-    params = _sampling_params(args)
-    with load_llm(args, max_num_seqs=min(MOST_AT_ONCE, len(prompts) * params.n)) as llm:
+    from ferrum_jax.types import SamplingParams  # loads jax: not before the command line is right
+
+    given = _given(args)
+    count = SamplingParams(**given).n  # wrong values are refused before the model is loaded
+    with load_llm(args, max_num_seqs=min(MOST_AT_ONCE, len(prompts) * count)) as llm:
+        params = replace(llm.sampling_defaults.params, **_completed(given, llm))
         inputs = [_encode(llm, prompt, args.chat) for prompt in prompts]
         if len(prompts) == 1 and params.n == 1 and params.logprobs is None and not args.json:
             _stream(llm, prompts[0], inputs[0], params)
@@ -85,21 +98,31 @@ def run(args: argparse.Namespace) -> None:
         raise RequestError(f"{len(errors)} of {len(outputs)} prompts failed: {errors[0]}")
 
 
-def _sampling_params(args: argparse.Namespace) -> SamplingParams:
-    from ferrum_jax.types import SamplingParams
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `SamplingParams` that options set."""
+    others = {"stop": tuple(args.stop), "ignore_eos": args.ignore_eos}
+    return given_options(args, SAMPLING) | {k: value for k, value in others.items() if value}
 
-    values = {name: getattr(args, name) for name, *_ in SAMPLING}
-    return SamplingParams(**values, stop=tuple(args.stop), ignore_eos=args.ignore_eos)
+
+def _completed(given: dict[str, Any], llm: LLM) -> dict[str, Any]:
+    """With a temperature, where neither an option nor the checkpoint has one to sample with.
+
+    A checkpoint that asks for greedy decoding gets it, unless an option is about sampling.
+    """
+    recommended = llm.sampling_defaults.given.get("temperature")
+    asked = {"temperature", "top_k", "top_p", "min_p", "seed", "n"} & given.keys()
+    if "temperature" in given or recommended or (recommended == 0 and not asked):
+        return given
+    return {**given, "temperature": TEMPERATURE}
 
 
 def _encode(llm: LLM, prompt: str, chat: bool) -> list[int]:
-    """Token ids; a chat template writes its special tokens itself."""
+    """Token ids of a prompt, or of a conversation that begins with it."""
     if not chat:
         return llm.encode(prompt)
     if llm.tokenizer is None or llm.tokenizer.chat_template is None:
         raise UsageError("--chat: this model has no chat template")
-    text = llm.tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
-    return llm.tokenizer.encode(text, add_special_tokens=False)
+    return llm.chat_ids([{"role": "user", "content": prompt}])
 
 
 def _stream(llm: LLM, prompt: str, token_ids: list[int], params: SamplingParams) -> None:

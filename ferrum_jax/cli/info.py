@@ -1,6 +1,6 @@
 """What would run: versions, device, the model's table, its memory, its cache and its shapes.
 
-Reads config.json only; the weights of a local model are not touched.
+Reads config.json and generation_config.json; the weights of a local model are not touched.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from ferrum_jax.cli.figures import num_parameters
-    from ferrum_jax.kv import cache_bytes, plan_cache
-    from ferrum_jax.models.params import flatten_shapes, unflatten
+    from ferrum_jax.kv import cache_bytes, plan_cache, slot_bytes, state_bytes
+    from ferrum_jax.models.shapes import flatten_shapes, unflatten
     from ferrum_jax.models.weights.hub import resolve_checkpoint
     from ferrum_jax.models.weights.load import load_config
+    from ferrum_jax.runtime.defaults import sampling_defaults
     from ferrum_jax.runtime.devices import device_info
+    from ferrum_jax.runtime.directory import eos_token_ids
     from ferrum_jax.runtime.llm import DEMO_MODEL, LLM
     from ferrum_jax.runtime.shapes import declared_shapes
     from ferrum_jax.types import DataType
@@ -60,6 +62,7 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
         free_bytes=device_info().free_bytes,
     )
     count = num_parameters(config)
+    sampling = sampling_defaults(directory)
     return {
         "model": str(args.model),
         "directory": str(directory),
@@ -70,12 +73,23 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
         "weight_bytes": count * dtype.itemsize,
         "engine": engine,
         "max_model_len": max_model_len,
+        "sampling": {
+            "text": str(sampling),
+            "params": sampling.params,
+            "given": sampling.given,
+            "not_applied": sampling.not_applied,
+            "eos_token_ids": eos_token_ids(directory, None),
+        },
         "cache": {
             "num_pages": cache.num_pages,
             "page_size": cache.page_size,
             "dtype": cache.dtype.value,
             "bytes": cache_bytes(config, cache),
             "tokens": (cache.num_pages - 1) * cache.page_size,
+        },
+        "states": {
+            "sequence_bytes": slot_bytes(config),
+            "bytes": state_bytes(config, engine.max_num_seqs),
         },
         "step_shapes": [str(shape) for shape in declared_shapes(engine)],
     }
@@ -95,8 +109,26 @@ def _print_record(record: dict[str, Any]) -> None:
         "length": f"at most {record['max_model_len']:,} tokens a sequence",
         "cache": f"{cache['num_pages']:,} pages of {cache['page_size']} tokens, {cache['dtype']}, "
         f"{bytes_text(cache['bytes'])}, room for {cache['tokens']:,} tokens",
+        **_state_row(record["states"]),
+        "sampling": record["sampling"]["text"],
+        "ends": _ends(record["sampling"]["eos_token_ids"]),
         "shapes": f"{len(record['step_shapes'])}: " + "; ".join(record["step_shapes"]),
     }
     for name, value in rows.items():
         print(f"{name:<8} {value}")
     print(record["table"])
+
+
+def _ends(ids: tuple[int, ...]) -> str:
+    """The ids that end a text, where a config names some."""
+    return ", ".join(map(str, ids)) or "as the tokenizer says"
+
+
+def _state_row(states: dict[str, int]) -> dict[str, str]:
+    """What recurrent layers hold, in models that have some."""
+    from ferrum_jax.cli.figures import bytes_text
+
+    if not states["sequence_bytes"]:
+        return {}
+    each, together = (bytes_text(states[key]) for key in ("sequence_bytes", "bytes"))
+    return {"states": f"{each} a sequence, whatever its length; {together} for max_num_seqs"}

@@ -15,7 +15,7 @@ from importlib import import_module
 
 from ferrum_jax.cli.options import UsageError
 
-COMMANDS = ("generate", "score", "info", "bench")
+COMMANDS = ("generate", "chat", "score", "info", "bench")
 """Each is a module beside this one with `HELP`, `add_arguments(parser)` and `run(args)`."""
 INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + 13

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +48,12 @@ def key_values(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise argparse.ArgumentTypeError(f"{part!r} is not of the form key=value")
-        pairs[key.strip()] = _literal(value.strip())
+        pairs[key.strip()] = literal(value.strip())
     return pairs
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A Python literal, or else the text; True, False and None in any case."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -60,6 +61,14 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def given_options(
+    args: argparse.Namespace, options: Iterable[tuple[str, Any, str]]
+) -> dict[str, Any]:
+    """The values of those options, as (name, type, help), that the command line names."""
+    values = {name: getattr(args, name) for name, *_ in options}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def engine_config(chosen: Mapping[str, Any], **defaults: Any) -> EngineConfig:

@@ -11,12 +11,13 @@ from ferrum_jax.interfaces.scheduler import (
     SchedulingPolicy,
 )
 from ferrum_jax.interfaces.taps import EditOperation
-from ferrum_jax.interfaces.tokenizer import Tokenizer
+from ferrum_jax.interfaces.tokenizer import CleaningTokenizer, SpellingTokenizer, Tokenizer
 from ferrum_jax.interfaces.weights import WeightSource
 
 __all__ = [
     "Attend",
     "BlockManager",
+    "CleaningTokenizer",
     "EditOperation",
     "EvictionPolicy",
     "Grammar",
@@ -26,6 +27,7 @@ __all__ = [
     "Sampler",
     "Scheduler",
     "SchedulingPolicy",
+    "SpellingTokenizer",
     "Tokenizer",
     "WeightSource",
 ]

@@ -17,18 +17,20 @@ class Attend(Protocol):
         self,
         q: Float[Array, "T N H"],
         k: Float[Array, "T K H"],
-        v: Float[Array, "T K H"],
+        v: Float[Array, "T K V"],
         layer_cache: LayerCache | None,
         meta: Int[Array, " T"],
         spec: AttentionConfig,
         *,
         sinks: Float[Array, " N"] | None = None,
         tap_pattern: Callable[[Array], Array] | None = None,
-    ) -> tuple[Float[Array, "T N H"], LayerCache | None]:
+        cached: bool = False,
+    ) -> tuple[Float[Array, "T N V"], LayerCache | None]:
         """The attention output, and the cache with this step's keys and values written.
 
         `meta` holds the tokens' positions; a paged implementation is bound to its step's page
         tables before. `tap_pattern`, where given, reads or changes the attention weights
         `[T, N, S]` (S keys); an implementation that never forms them raises `UnsupportedError`.
+        `cached` says that this step's keys and values are in the cache already.
         """
         ...

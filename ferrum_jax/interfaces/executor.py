@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ferrum_jax.types import Schedule, Sequence, StepOutput, StepShape
+from ferrum_jax.types import Schedule, Sequence, StepOutput, StepShape, Taps
 
 
 class ModelExecutor(Protocol):
@@ -16,6 +16,10 @@ class ModelExecutor(Protocol):
         Returns device arrays without waiting for them: one output for all chunks, or one for each
         part of the schedule that ran by itself; none where there is no chunk to run.
         """
+        ...
+
+    def expect(self, taps: Taps) -> None:
+        """Such taps will come: programs that are compiled from now on serve them too."""
         ...
 
     def forget(self, sequence: Sequence) -> None:

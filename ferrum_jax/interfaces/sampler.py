@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,8 +33,8 @@ class Sampler(Protocol):
         slots: Int[Array, " R"],
         lengths: Int[Array, " R"],
         active: Bool[Array, " R"],
-    ) -> Int[Array, " R"]:
-        """Token ids; a function of (seed, position), whatever the other rows are.
+    ) -> Any:
+        """Token ids and the like; a function of (seed, position), whatever the other rows are.
 
         Rows that are not `active` may return anything and must not make others pay.
         """

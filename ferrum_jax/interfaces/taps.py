@@ -10,7 +10,11 @@ from ferrum_jax.types import Place
 
 
 class EditOperation(Protocol):
-    """A change of an activation, token by token. Frozen, hashable and compared by value."""
+    """A change of an activation, token by token. Frozen, hashable and compared by value.
+
+    One that has `reads_entered = True` is given the stream that entered the layer in place of the
+    activation.
+    """
 
     def __call__(self, x: Array, values: Any, place: Place, layer: int) -> Array:
         """The changed activation `[T, ...]`, of the same shape.

@@ -7,6 +7,15 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
+class SpellingTokenizer(Protocol):
+    """A tokenizer whose tokens have bytes of their own, as guided decoding needs them."""
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every id; a text is the bytes of its tokens, end to end."""
+        ...
+
+
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the engine, the scorer and the CLI ask of a tokenizer."""
 
@@ -31,8 +40,13 @@ class Tokenizer(Protocol):
     @property
     def chat_template(self) -> str | None: ...
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; special tokens (a leading BOS, say) as the files ask for."""
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, max_length: int | None = None
+    ) -> list[int]:
+        """Token ids of a text; special tokens (a leading BOS, say) as the files ask for.
+
+        With `max_length` the text is cut, not the special tokens, on the side that the files name.
+        """
         ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -51,4 +65,20 @@ class Tokenizer(Protocol):
         **variables: Any,
     ) -> str:
         """The prompt text of a conversation, rendered in a sandbox."""
+        ...
+
+
+class CleaningTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose `decode` makes replacements in the whole text.
+
+    Recognised by a `replacements` that is not empty.
+    """
+
+    @property
+    def replacements(self) -> tuple[tuple[str, str], ...]:
+        """What `decode` replaces by what, one after the other; empty where it replaces nothing."""
+        ...
+
+    def decode_uncleaned(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text before the replacements."""
         ...

@@ -1,6 +1,6 @@
 """The paged KV-cache: how many pages, who owns them, and the arrays behind them."""
 
-from ferrum_jax.kv.cache import cache_bytes, layer_token_bytes, make_cache
+from ferrum_jax.kv.cache import cache_bytes, layer_token_bytes, make_cache, slot_bytes, state_bytes
 from ferrum_jax.kv.manager import BlockTableManager
 from ferrum_jax.kv.pool import BlockPool
 from ferrum_jax.kv.sizing import host_pages, plan_cache
@@ -13,4 +13,6 @@ __all__ = [
     "layer_token_bytes",
     "make_cache",
     "plan_cache",
+    "slot_bytes",
+    "state_bytes",
 ]

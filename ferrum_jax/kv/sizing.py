@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ferrum_jax.kv.cache import token_bytes
+from ferrum_jax.kv.cache import state_bytes, token_bytes
 from ferrum_jax.types import DataType, EngineConfig, KVCacheConfig, ModelConfig, ResourceExhausted
 
 SMALLEST_POOL = 2
@@ -37,12 +37,14 @@ def plan_cache(
             trash page and one more) fit the memory allowed.
     """
     kv_dtype = dtype if engine.kv_dtype == "auto" else DataType.parse_cache(engine.kv_dtype)
+    # A model without keys and values has pages in the accounts alone.
     page_bytes = engine.page_size * token_bytes(config, kv_dtype)
+    if free_bytes is not None:
+        free_bytes = _without_states(config, engine, free_bytes)
     if engine.num_pages is None:
-        num_pages = min(
-            engine.max_num_seqs * math.ceil(max_model_len / engine.page_size) + 1,
-            _allowed_bytes(engine, free_bytes) // page_bytes,
-        )
+        num_pages = engine.max_num_seqs * math.ceil(max_model_len / engine.page_size) + 1
+        if page_bytes:
+            num_pages = min(num_pages, _allowed_bytes(engine, free_bytes) // page_bytes)
         if num_pages < SMALLEST_POOL:
             raise ResourceExhausted(_too_small(config, engine, kv_dtype, free_bytes))
     else:
@@ -56,7 +58,23 @@ def host_pages(config: ModelConfig, engine: EngineConfig, kv: KVCacheConfig) -> 
     """Swapped pages that `EngineConfig.swap_space` has room for; 0 without swapping."""
     if engine.preemption != "swap":
         return 0
-    return int(engine.swap_space * 2**30) // (kv.page_size * token_bytes(config, kv.dtype))
+    page_bytes = kv.page_size * token_bytes(config, kv.dtype)
+    return int(engine.swap_space * 2**30) // max(page_bytes, 1)
+
+
+def _without_states(config: ModelConfig, engine: EngineConfig, free_bytes: int) -> int:
+    """What the states of recurrent layers leave.
+
+    Raises:
+        ResourceExhausted: they do not fit.
+    """
+    needed = state_bytes(config, engine.max_num_seqs)
+    if needed > free_bytes:
+        raise ResourceExhausted(
+            f"the recurrent states of EngineConfig.max_num_seqs = {engine.max_num_seqs} sequences "
+            f"take {needed:,} bytes and {free_bytes:,} are free on the device; lower max_num_seqs"
+        )
+    return free_bytes - needed
 
 
 def _allowed_bytes(engine: EngineConfig, free_bytes: int | None) -> int:

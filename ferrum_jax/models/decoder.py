@@ -6,29 +6,31 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ferrum_jax.interfaces import Attend
-from ferrum_jax.models.mlp import mlp, moe
+from ferrum_jax.models.attention import Sequences
+from ferrum_jax.models.layer import layer
 from ferrum_jax.models.norm import normalise
-from ferrum_jax.models.params import AttentionParams, LayerParams, Params
-from ferrum_jax.models.rope import Angles, apply_rope, rope_angles
+from ferrum_jax.models.params import LayerParams, Params
+from ferrum_jax.models.ragged import dense_layout
+from ferrum_jax.models.rope import Angles, rope_angles
 from ferrum_jax.models.sites import check_edits
-from ferrum_jax.models.taps import TapRun, check_all_reached, placed
+from ferrum_jax.models.taps import LayerTap, TapRun, check_all_reached, placed
 from ferrum_jax.types import (
-    AttentionConfig,
     Edit,
     KVCache,
-    LayerCache,
     LayerSpec,
+    MLAConfig,
     ModelConfig,
     ModelError,
-    MoEConfig,
+    RaggedLayout,
     RopeConfig,
     Taps,
 )
@@ -48,12 +50,14 @@ def forward(
     attend: Attend,
     taps: Taps = NO_TAPS,
     remat: bool = False,
+    layout: RaggedLayout | None = None,
 ) -> tuple[Float[Array, "T D"], KVCache | None]:
     """Hidden states after the final norm, in the weights' dtype, and the next cache.
 
     `unembed` turns hidden states into logits, and is where edits of the site `logits` act.
-    Dense attention takes `cache=None`. With `remat` a gradient keeps each layer's input only and
-    computes the layer again (Chen et al. 2016).
+    Dense attention takes `cache=None`; recurrent layers then start from nothing, and otherwise
+    need `layout`, which says whose state each token goes on from. With `remat` a gradient keeps
+    each layer's input only and computes the layer again (Chen et al. 2016).
 
     Raises:
         ModelError: `taps` captures (use `forward_capture`) or names a site that is never reached.
@@ -64,7 +68,15 @@ def forward(
             "call forward_capture"
         )
     hidden, cache, _ = forward_capture(
-        params, tokens_T, positions_T, cache, config=config, attend=attend, taps=taps, remat=remat
+        params,
+        tokens_T,
+        positions_T,
+        cache,
+        config=config,
+        attend=attend,
+        taps=taps,
+        remat=remat,
+        layout=layout,
     )
     return hidden, cache
 
@@ -79,6 +91,7 @@ def forward_capture(
     attend: Attend,
     taps: Taps = NO_TAPS,
     remat: bool = False,
+    layout: RaggedLayout | None = None,
 ) -> tuple[Float[Array, "T D"], KVCache | None, Captured]:
     """`forward`, and what `taps.capture` names as `{site: {layer: [T, ...]}}`.
 
@@ -88,39 +101,61 @@ def forward_capture(
             `jax.jit` whose argument it is only what its shapes tell.
     """
     check_edits(config, taps, num_keys=tokens_T.shape[0] if cache is None else -1)
+    if layout is None and config.is_recurrent:
+        if cache is not None:
+            raise ModelError("recurrent layers with a cache need layout, whose states they go on")
+        layout = dense_layout(positions_T)
     taps = placed(taps, positions_T)
     with jax.named_scope("embed"):
-        x = _embed(params, tokens_T, config)
-    ropes = _angles_by_rope(config, positions_T)
-    caches: list[LayerCache | None] = []
+        x = _embed(params, tokens_T, positions_T, config)
+    per_layer_TLP = None if params.per_layer is None else _per_layer(params, tokens_T, x, config)
+    angles = _angles_by_rope(config, positions_T)
+    caches: list[Any] = []
+    states: list[Any] = []
+    shared_kv: dict[int, tuple[Array, Array]] = {}
     captured: Captured = {}
     reached: set[str] = set()
     for i, spec in enumerate(config.layers):
+        source = getattr(spec.attention, "kv_from", None)
+        held = None
+        if cache is not None:
+            held = cache.layers[i] if source is None else caches[source]
         run = partial(
             _tapped_layer,
             index=i,
             spec=spec,
             eps=config.norm_eps,
-            ropes=ropes,
+            angles=angles,
             attend=attend,
             taps=taps,
             reached=reached,
+            layout=layout,
         )
-        layer_cache = None if cache is None else cache.layers[i]
         with jax.named_scope(f"layer_{i}"):
-            x, layer_cache, values = (jax.checkpoint(run) if remat else run)(
-                x, params.layers[i], layer_cache, positions_T
+            x, held, state, kv, values = (jax.checkpoint(run) if remat else run)(
+                x,
+                params.layers[i],
+                held,
+                cache.states[i] if cache is not None and cache.states else None,
+                positions_T,
+                None if source is None else shared_kv[source],
+                None if per_layer_TLP is None else per_layer_TLP[:, i],
             )
         for site, value in values.items():
             captured.setdefault(site, {}).update(value)
-        caches.append(layer_cache)
+        shared_kv[i] = kv
+        caches.append(held if source is None else None)
+        states.append(state)
     with jax.named_scope("final_norm"):
-        x = normalise(x, params.final_norm, config.final_norm, config.norm_eps)
+        if config.final_norm is not None:
+            x = normalise(x, params.final_norm, config.final_norm, config.norm_eps)
     if "logits" in taps.capture:
         captured["logits"] = {config.num_layers: unembed(params, x, config, taps=taps)}
     check_all_reached(taps, reached)
-    next_cache = None if cache is None else KVCache(layers=tuple(caches))  # type: ignore[arg-type]
-    return x, next_cache, captured
+    if cache is None:
+        return x, None, captured
+    kept = tuple(states) if cache.states else ()
+    return x, replace(cache, layers=tuple(caches), states=kept), captured
 
 
 def unembed(
@@ -138,25 +173,44 @@ def unembed(
             "taps.replace(place=fj.Place(rows, positions, prompt_lens)), or capture 'logits'"
         )
     with jax.named_scope("unembed"):
-        if params.unembed is None:
-            logits = jnp.einsum(
-                "TD,VD->TV", hidden, params.embed, preferred_element_type=jnp.float32
-            )
-        else:
-            logits = jnp.einsum(
-                "TD,DV->TV", hidden, params.unembed, preferred_element_type=jnp.float32
-            )
+        if params.embed_out is not None:
+            hidden = hidden @ params.embed_out
+        tied = params.unembed is None
+        rows = params.embed if tied else params.unembed
+        equation = "TD,VD->TV" if tied else "TD,DV->TV"
+        logits = jnp.einsum(equation, hidden, rows, preferred_element_type=jnp.float32)
+        if params.unembed_bias is not None:
+            logits = logits + params.unembed_bias.astype(jnp.float32)
+        if config.logit_scale != 1.0:
+            logits = logits * config.logit_scale
         if config.final_soft_cap is not None:
             logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
         return TapRun(taps)("logits", logits, config.num_layers)
 
 
-def _embed(params: Params, tokens_T: Array, config: ModelConfig) -> Array:
+def _embed(params: Params, tokens_T: Array, positions_T: Array, config: ModelConfig) -> Array:
+    """The residual stream before the first layer."""
     x = params.embed[tokens_T]
-    if config.embed_scale == 1.0:
-        return x
-    # Gemma rounds the scale to the weights' dtype before it multiplies.
-    return x * jnp.asarray(config.embed_scale, x.dtype)
+    if config.embed_scale != 1.0:
+        # Gemma rounds the scale to the weights' dtype before it multiplies.
+        x = x * jnp.asarray(config.embed_scale, x.dtype)
+    if params.embed_in is not None:
+        x = x @ params.embed_in
+    if params.positions is not None:
+        x = x + params.positions[positions_T + config.position_offset]
+    if config.embed_norm is not None:
+        x = normalise(x, params.embed_norm, config.embed_norm, config.norm_eps)
+    return x
+
+
+def _per_layer(params: Params, tokens_T: Array, x: Array, config: ModelConfig) -> Array:
+    """What each layer gets of each token besides the stream `[T, L, P]` (Gemma 4): an embedding of
+    its own and a projection of the token's, half of each."""
+    p, size = params.per_layer, config.per_layer_size or 0
+    own = p.embed[tokens_T] * jnp.asarray(size**0.5, x.dtype)
+    projected = jnp.einsum("TD,DLP->TLP", x, p.projection) * config.hidden_size**-0.5
+    projected = normalise(projected, p.norm, config.layers[0].norm, config.norm_eps)
+    return ((projected + own) * 2**-0.5).astype(x.dtype)
 
 
 def _angles_by_rope(
@@ -164,9 +218,9 @@ def _angles_by_rope(
 ) -> dict[tuple[RopeConfig, int], Angles]:
     """Each distinct rope of the model evaluated once."""
     kinds = {
-        (spec.attention.rope, spec.attention.head_dim)
+        (a.rope, a.rope_dim if isinstance(a, MLAConfig) else a.head_dim)
         for spec in config.layers
-        if spec.attention.rope is not None
+        if (a := spec.attention) is not None and a.rope is not None
     }
     return {
         (rope, dim): rope_angles(positions_T, rope, dim, config.rope_length) for rope, dim in kinds
@@ -176,83 +230,27 @@ def _angles_by_rope(
 def _tapped_layer(
     x: Array,
     p: LayerParams,
-    layer_cache: LayerCache | None,
+    held: Any,
+    state: Any,
     positions_T: Array,
+    shared_kv: Any,
+    per_layer_TP: Array | None,
     *,
     index: int,
     spec: LayerSpec,
     eps: float,
-    ropes: dict,
+    angles: dict,
     attend: Attend,
     taps: Taps,
     reached: set[str],
-) -> tuple[Array, LayerCache | None, Captured]:
+    layout: RaggedLayout | None,
+) -> tuple[Array, Any, Any, Any, Captured]:
     """One layer and what was captured in it; notes the sites that it has in `reached`."""
     run = TapRun(taps)
-    attend_here = partial(attend, layer_cache=layer_cache, meta=positions_T)
-    x, layer_cache = _layer(x, p, spec, eps, ropes, attend_here, _Tap(run, index))
+    attend_here = partial(attend, layer_cache=held, meta=positions_T)
+    at = Sequences(positions_T, angles, attend_here, shared_kv)
+    x, held, state, kv = layer(
+        x, p, spec, eps, at, LayerTap(run, index), state, layout, per_layer_TP
+    )
     reached |= run.reached
-    return x, layer_cache, run.captured
-
-
-class _Tap:
-    """`TapRun` of one layer: `x = tap("q", x)`."""
-
-    def __init__(self, run: TapRun, layer: int):
-        self._run, self._layer = run, layer
-
-    def __call__(self, site: str, x: Array) -> Array:
-        return self._run(site, x, self._layer)
-
-    def pattern(self) -> Callable[[Array], Array] | None:
-        """For attention, which need not form its weights where nobody looks."""
-        return partial(self, "pattern") if self._run.wants("pattern") else None
-
-
-def _layer(
-    x: Array, p: LayerParams, spec: LayerSpec, eps: float, ropes: dict, attend, tap
-) -> tuple[Array, LayerCache | None]:
-    """x + attention, then + feed-forward, each with the norms that its placement asks for."""
-
-    def norm(y: Array, weights) -> Array:
-        return y if weights is None else normalise(y, weights, spec.norm, eps)
-
-    x = tap("resid_pre", x)
-    with jax.named_scope("attention"):
-        out, layer_cache = _attention(
-            norm(x, p.attention_norm), p.attention, spec.attention, eps, ropes, attend, tap
-        )
-        x = tap("resid_mid", x + tap("attn_out", norm(out, p.attention_post_norm)))
-    with jax.named_scope("mlp"):
-        block = moe if isinstance(spec.mlp, MoEConfig) else mlp
-        out = block(norm(x, p.mlp_norm), p.mlp, spec.mlp, tap)  # type: ignore[arg-type]
-        x = tap("resid_post", x + tap("mlp_out", norm(out, p.mlp_post_norm)))
-    return x, layer_cache
-
-
-def _attention(
-    x: Array, p: AttentionParams, spec: AttentionConfig, eps: float, ropes: dict, attend, tap
-) -> tuple[Array, LayerCache | None]:
-    q, k, v = _project(x, p)
-    if spec.qk_norm is not None:
-        q = normalise(q, p.q_norm, spec.qk_norm, eps)
-        k = normalise(k, p.k_norm, spec.qk_norm, eps)
-    if spec.rope is not None:
-        angles = ropes[spec.rope, spec.head_dim]
-        q, k = apply_rope(q, angles), apply_rope(k, angles)
-    q, k, v = tap("q", q), tap("k", k), tap("v", v)
-    z, layer_cache = attend(q, k, v, spec=spec, sinks=p.sinks, tap_pattern=tap.pattern())
-    z_TM = tap("z", z).reshape(x.shape[0], -1)
-    out = z_TM @ p.o.reshape(z_TM.shape[1], -1)
-    return (out if p.o_bias is None else out + p.o_bias), layer_cache
-
-
-def _project(x: Array, p: AttentionParams) -> tuple[Array, Array, Array]:
-    """Queries `[T, N, H]`, keys and values `[T, K, H]`.
-
-    `TD,DKGH->TKGH`, written as the plain matmul that XLA runs fastest on a CPU.
-    """
-    y = (x @ p.qkv.reshape(x.shape[-1], -1)).reshape(x.shape[0], *p.qkv.shape[1:])
-    if p.qkv_bias is not None:
-        y = y + p.qkv_bias
-    return y[:, :, :-2].reshape(x.shape[0], -1, y.shape[-1]), y[:, :, -2], y[:, :, -1]
+    return x, held, state, kv, run.captured

@@ -10,17 +10,25 @@ from typing import Any
 from ferrum_jax.types import (
     Activation,
     ConfigError,
+    GroupScore,
     LayerSpec,
     ModelConfig,
     NormKind,
     NormPlacement,
+    QKNormOver,
+    RouterKind,
 )
 
 KINDS = {
     "norm": NormKind,
     "qk_norm": NormKind,
+    "qk_norm_over": QKNormOver,
+    "v_norm": NormKind,
     "placement": NormPlacement,
     "activation": Activation,
+    "router": RouterKind,
+    "group_score": GroupScore,
+    "per_layer_input": Activation,
 }
 """Fields that hold an enum and may be given by its string."""
 
@@ -64,8 +72,9 @@ def _as_kind(name: str, value: Any) -> Any:
 
 
 def _edit(spec: LayerSpec, changes: dict[str, Any], layer: int) -> LayerSpec:
-    parts: dict[str, dict[str, Any]] = {"spec": {}, "attention": {}, "mlp": {}}
-    owners = {"attention": spec.attention, "mlp": spec.mlp, "spec": spec}
+    blocks = {"attention": spec.attention, "mlp": spec.mlp, "recurrent": spec.recurrent}
+    owners = {name: block for name, block in blocks.items() if block is not None} | {"spec": spec}
+    parts: dict[str, dict[str, Any]] = {name: {} for name in owners}
     for name, value in changes.items():
         for part, owner in owners.items():
             if name in (f.name for f in fields(owner)):
@@ -79,9 +88,6 @@ def _edit(spec: LayerSpec, changes: dict[str, Any], layer: int) -> LayerSpec:
                 + (f" (did you mean {close[0]!r}?)" if close else "")
                 + f"; its fields are {', '.join(known)}"
             )
-    spec = replace(spec, **parts["spec"])
-    return replace(
-        spec,
-        attention=replace(spec.attention, **parts["attention"]),
-        mlp=replace(spec.mlp, **parts["mlp"]),
-    )
+    of_spec = parts.pop("spec")
+    changed = {name: replace(owners[name], **values) for name, values in parts.items() if values}
+    return replace(spec, **of_spec, **changed)

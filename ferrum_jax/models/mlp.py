@@ -1,6 +1,6 @@
-"""Feed-forward blocks: dense and mixture of experts.
+"""Dense feed-forward blocks.
 
-Dimension key: T tokens, D model, F ffn, E experts, J experts per token.
+Dimension key: T tokens, D model, U = 2 with a gate and 1 without, F ffn.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ferrum_jax.models.params import MLPParams, MoEParams
-from ferrum_jax.types import Activation, MLPConfig, MoEConfig
-
-Tap = Callable[[str, Array], Array]
+from ferrum_jax.models.params import MLPParams
+from ferrum_jax.models.taps import LayerTap
+from ferrum_jax.types import Activation, MLPConfig
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     Activation.SILU: jax.nn.silu,
@@ -24,43 +23,38 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     Activation.RELU: jax.nn.relu,
     Activation.RELU_SQUARED: lambda x: jnp.square(jax.nn.relu(x)),
 }
+"""All but xIELU, which has parameters."""
+XIELU_BETA, XIELU_EPS = 0.5, -1e-6
 
 
 def mlp(
-    x: Float[Array, "T D"], params: MLPParams, spec: MLPConfig, tap: Tap
+    x: Float[Array, "T D"], params: MLPParams, spec: MLPConfig, tap: LayerTap
 ) -> Float[Array, "T D"]:
     """`act(x gate) * (x up)` or `act(x up)`, then down. Sites: mlp_pre, mlp_post."""
     # `TD,DUF->TUF`, written as the plain matmul that XLA runs fastest on a CPU.
     y_TUF = (x @ params.gate_up.reshape(x.shape[-1], -1)).reshape(-1, *params.gate_up.shape[1:])
+    y_TUF = tap.adapted("gate_up", x, y_TUF)
     if params.gate_up_bias is not None:
         y_TUF = y_TUF + params.gate_up_bias
-    hidden = ACTIVATIONS[spec.activation](tap("mlp_pre", y_TUF[:, 0]))
+    gate = y_TUF[:, 0] if spec.gate_scale == 1.0 else y_TUF[:, 0] * spec.gate_scale
+    gate = tap("mlp_pre", gate)
+    if spec.activation is Activation.XIELU:
+        hidden = xielu(gate, params.alpha)
+    else:
+        hidden = ACTIVATIONS[spec.activation](gate)
     if spec.gated:
         hidden = hidden * y_TUF[:, 1]
-    out = jnp.einsum("TF,FD->TD", tap("mlp_post", hidden), params.down)
-    return out if params.down_bias is None else out + params.down_bias
+    hidden = tap("mlp_post", hidden)
+    out = tap.adapted("down", hidden, jnp.einsum("TF,FD->TD", hidden, params.down))
+    out = out if params.down_bias is None else out + params.down_bias
+    return out if spec.down_scale == 1.0 else out * spec.down_scale
 
 
-def moe(
-    x: Float[Array, "T D"], params: MoEParams, spec: MoEConfig, tap: Tap
-) -> Float[Array, "T D"]:
-    """Each token through its k best experts, none dropped. Site: router (fp32 logits `[T, E]`).
-
-    Tokens are sorted by expert, so that every expert is one block of a grouped matmul.
-    """
-    logits = jnp.einsum("TD,DE->TE", x, params.router, preferred_element_type=jnp.float32)
-    probs = jax.nn.softmax(tap("router", logits.astype(jnp.float32)), axis=-1)
-    weights_TJ, experts_TJ = jax.lax.top_k(probs, spec.experts_per_token)
-    if spec.norm_topk:
-        weights_TJ = weights_TJ / jnp.sum(weights_TJ, axis=-1, keepdims=True)
-
-    order = jnp.argsort(experts_TJ.reshape(-1), stable=True)
-    sizes_E = jnp.bincount(experts_TJ.reshape(-1), length=spec.num_experts).astype(jnp.int32)
-    rows = x[order // spec.experts_per_token]
-    act = ACTIVATIONS[spec.activation]
-    hidden = act(jax.lax.ragged_dot(rows, params.gate, sizes_E))
-    hidden = hidden * jax.lax.ragged_dot(rows, params.up, sizes_E)
-    out = jax.lax.ragged_dot(hidden, params.down, sizes_E)
-    out = out * weights_TJ.reshape(-1)[order, None].astype(out.dtype)
-    out_TJD = out[jnp.argsort(order)].reshape(*experts_TJ.shape, -1)
-    return jnp.sum(out_TJD, axis=1)
+def xielu(x: Array, alpha: Float[Array, 2]) -> Array:
+    """`a x^2 + x / 2` above zero, `b (e^x - 1) - b x + x / 2` below (Huang and Schlag 2024), with
+    a = softplus(alpha[0]) and b = 1/2 + softplus(alpha[1]); in fp32."""
+    positive, negative = jax.nn.softplus(alpha.astype(jnp.float32))
+    x32 = x.astype(jnp.float32)
+    below = (jnp.expm1(jnp.minimum(x32, XIELU_EPS)) - x32) * (XIELU_BETA + negative)
+    out = jnp.where(x32 > 0, positive * jnp.square(x32), below) + XIELU_BETA * x32
+    return out.astype(x.dtype)

@@ -26,24 +26,33 @@ def rope_angles(
         length: sequence length at which length-dependent kinds are evaluated; None: one more than
             the largest of `positions`.
     """
-    dim = int(head_dim * rope.rotary_fraction)
+    proportional = rope.scaling.kind is RopeKind.PROPORTIONAL
+    dim = head_dim if proportional else int(head_dim * rope.rotary_fraction)
     if length is None and rope.scaling.depends_on_length:
         length_now = jnp.max(positions) + 1
     else:
         length_now = length
     freqs, factor = _frequencies(rope, dim, length_now)
     angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(freqs, jnp.float32)[None, :]
-    angles = jnp.concatenate([angles, angles], axis=-1)
+    if rope.interleaved:
+        angles = jnp.repeat(angles, 2, axis=-1)
+    else:
+        angles = jnp.concatenate([angles, angles], axis=-1)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def apply_rope(x: Float[Array, "T heads H"], angles: Angles) -> Float[Array, "T heads H"]:
-    """Rotate the first `rotary_dim` elements of each head, element i with i + rotary_dim / 2."""
+def apply_rope(
+    x: Float[Array, "T heads H"], angles: Angles, *, interleaved: bool = False
+) -> Float[Array, "T heads H"]:
+    """Rotate the first `rotary_dim` elements of each head, in the pairs of the rope's kind."""
     cos, sin = angles
     dim = cos.shape[-1]
     x32 = x[..., :dim].astype(jnp.float32)
-    first, second = jnp.split(x32, 2, axis=-1)
-    rotated = jnp.concatenate([-second, first], axis=-1)
+    if interleaved:
+        rotated = jnp.stack([-x32[..., 1::2], x32[..., ::2]], axis=-1).reshape(x32.shape)
+    else:
+        first, second = jnp.split(x32, 2, axis=-1)
+        rotated = jnp.concatenate([-second, first], axis=-1)
     turned = x32 * cos[:, None, :] + rotated * sin[:, None, :]
     if dim == x.shape[-1]:
         return turned.astype(x.dtype)
@@ -56,6 +65,10 @@ def _frequencies(rope: RopeConfig, dim: int, length):
     base = _inverse(rope.theta, dim)
     if s.kind is RopeKind.DEFAULT:
         return base, 1.0
+    if s.kind is RopeKind.PROPORTIONAL:
+        turning = int(rope.rotary_fraction * dim // 2)
+        stretched = base / np.float32(s.factor)
+        return np.where(np.arange(dim // 2) < turning, stretched, 0).astype(np.float32), 1.0
     if s.kind is RopeKind.LINEAR:
         return base / np.float32(s.factor), 1.0
     if s.kind is RopeKind.LLAMA3:
@@ -76,7 +89,9 @@ def _llama3(base: np.ndarray, s: RopeScaling) -> np.ndarray:
     """Llama 3.1: long wavelengths divided by the factor, short ones kept, a ramp between."""
     wavelength = 2 * math.pi / base
     turns = s.original_max_positions / wavelength
-    smooth = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    # Equal factors leave no ramp; what is computed for it is then never taken.
+    ramp = (s.high_freq_factor - s.low_freq_factor) or 1.0
+    smooth = (turns - s.low_freq_factor) / ramp
     blended = (1 - smooth) * base / s.factor + smooth * base
     out = np.where(turns < s.low_freq_factor, base / s.factor, blended)
     return np.where(turns > s.high_freq_factor, base, out).astype(np.float32)
@@ -127,6 +142,9 @@ def _longrope(base: np.ndarray, s: RopeScaling, length):
     short = base / np.asarray(s.short_factor, np.float32)
     long = base / np.asarray(s.long_factor, np.float32)
     freqs = jnp.where(length > s.original_max_positions, long, short)
+    if s.long_attention_factor is not None:
+        within = length <= s.original_max_positions
+        return freqs, jnp.where(within, s.attention_factor or 1.0, s.long_attention_factor)
     if s.attention_factor is not None:
         return freqs, s.attention_factor
     if s.factor <= 1:

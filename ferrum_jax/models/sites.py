@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
+from ferrum_jax.models.adapters import check_adapters
 from ferrum_jax.types import (
     EVERYWHERE,
     SITES,
     Edit,
+    LayerSpec,
+    MLAConfig,
+    MLPConfig,
     ModelConfig,
-    MoEConfig,
     RequestError,
     Taps,
     UnsupportedError,
@@ -30,21 +33,49 @@ def site_shape(config: ModelConfig, site: str, layer: int) -> tuple[int, ...] | 
     if site not in SITES or not 0 <= layer < config.num_layers:
         return None
     spec = config.layers[layer]
-    attention, sparse = spec.attention, isinstance(spec.mlp, MoEConfig)
-    keys = (attention.num_kv_heads, attention.head_dim)
-    queries = (attention.num_heads, attention.head_dim)
-    hidden = None if sparse else (spec.mlp.ffn_size,)
-    shapes: dict[str, tuple[int, ...] | None] = {
-        "q": queries,
-        "k": keys,
-        "v": keys,
-        "z": queries,
-        "pattern": (attention.num_heads, -1),
-        "mlp_pre": hidden,
-        "mlp_post": hidden,
-        "router": (spec.mlp.num_experts,) if isinstance(spec.mlp, MoEConfig) else None,
+    shapes = {
+        "resid_pre": (config.hidden_size,),
+        "resid_post": (config.hidden_size,),
+        **_mixer_shapes(spec, config.hidden_size),
+        **_feed_forward_shapes(spec, config.hidden_size),
     }
-    return shapes.get(site, (config.hidden_size,))
+    return shapes.get(site)
+
+
+def _mixer_shapes(spec: LayerSpec, width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    attention, recurrent = spec.attention, spec.recurrent
+    mixes = attention is not None or recurrent is not None
+    if mixes and spec.mlp is not None and not spec.parallel:
+        shapes["resid_mid"] = (width,)
+    if attention is not None:
+        heads, size = attention.num_heads, attention.head_dim
+        shapes |= {"q": (heads, size), "pattern": (heads, -1), "attn_out": (width,)}
+        if isinstance(attention, MLAConfig):
+            shapes |= {"latent": (attention.kv_rank,), "k": (1, attention.rope_dim)}
+            shapes["z"] = (heads, attention.value_dim)
+        else:
+            shapes["z"] = (heads, size)
+            if attention.kv_from is None:
+                shapes["k"] = shapes["v"] = (attention.num_kv_heads, size)
+            if attention.out_gate:
+                shapes["gate"] = (heads, size)
+    if recurrent is not None:
+        shapes |= {**recurrent.sites, "mixer_out": (width,)}
+    return shapes
+
+
+def _feed_forward_shapes(spec: LayerSpec, width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    if spec.mlp is None:
+        return shapes
+    shapes["mlp_out"] = (width,)
+    dense = spec.mlp if isinstance(spec.mlp, MLPConfig) else spec.mlp.shared
+    if dense is not None:
+        shapes["mlp_pre"] = shapes["mlp_post"] = (dense.ffn_size,)
+    if spec.sparse is not None:
+        shapes["router"] = shapes["expert_weights"] = (spec.sparse.num_experts,)
+    return shapes
 
 
 def check_taps(config: ModelConfig, taps: Taps, *, num_keys: int = -1) -> None:
@@ -74,10 +105,12 @@ def check_taps(config: ModelConfig, taps: Taps, *, num_keys: int = -1) -> None:
 
 
 def check_edits(config: ModelConfig, taps: Taps, *, num_keys: int = -1) -> None:
-    """`check_taps` of the edits alone; bare functions are let pass.
+    """`check_taps` of the edits and adapters alone; bare functions are let pass.
 
     While the layers are traced nobody knows them: an edit then has to fit one of all.
     """
+    if taps.adapters is not None:
+        check_adapters(config, taps.adapters)
     for site, edits in taps.edits.items():
         for edit in edits:
             if isinstance(edit, Edit):
@@ -147,7 +180,9 @@ def _check_site(config: ModelConfig, site: str, layers: Any) -> None:
     if layers and all(site_shape(config, site, layer) is None for layer in layers):
         last = config.num_layers if site == "logits" else config.num_layers - 1
         has = [s for s in SITES if any(site_shape(config, s, i) for i in range(last + 1))]
+        having = [str(i) for i in range(last + 1) if site_shape(config, site, i) is not None]
         raise RequestError(
             f"there is no site {site!r} in layers {', '.join(map(str, layers))}; "
             f"this model has {', '.join(has)}"
+            + (f"; {site!r} is in layers {', '.join(having)}" if having else "")
         )

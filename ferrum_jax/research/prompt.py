@@ -17,11 +17,19 @@ from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention import dense_attention
 from ferrum_jax.models import Params, forward_capture
-from ferrum_jax.models.sites import check_taps
+from ferrum_jax.models.sites import check_taps, site_shape
 from ferrum_jax.runtime.dense import padded_tokens
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.prompts import Prompt
-from ferrum_jax.types import Edit, ModelConfig, Place, RequestError, Taps, TokenizerError
+from ferrum_jax.types import (
+    Edit,
+    ModelConfig,
+    Place,
+    RequestError,
+    Taps,
+    TokenizerError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from ferrum_jax.runtime.llm import LLM
@@ -77,7 +85,7 @@ def checked_edits(taps: Taps | None, config: ModelConfig) -> dict[str, tuple[Edi
 
     Raises:
         RequestError: it is no `Taps`, or an edit does not fit the model.
-        UnsupportedError: an edit is a bare function.
+        UnsupportedError: an edit is a bare function, or the taps hold an adapter.
     """
     if taps is None:
         return {}
@@ -85,6 +93,10 @@ def checked_edits(taps: Taps | None, config: ModelConfig) -> dict[str, tuple[Edi
         raise RequestError(
             f"taps is a {type(taps).__name__}; a reading is of one model: give one fj.Taps, as the "
             "functions of fj.edits return it"
+        )
+    if taps.adapters is not None:
+        raise UnsupportedError(
+            "readings take no adapter as taps; read the merged model, llm.merged(adapter)"
         )
     check_taps(config, Taps(edits=taps.edits))
     return taps.edits
@@ -107,6 +119,27 @@ def checked_layers(layers: int | Iterable[int] | None, config: ModelConfig) -> t
                 f"layer {layer!r} does not exist; the model has layers 0 to {config.num_layers - 1}"
             )
     return tuple(int(layer) for layer in chosen)
+
+
+def layers_with(
+    site: str, layers: int | Iterable[int] | None, config: ModelConfig
+) -> tuple[int, ...]:
+    """`checked_layers` of those that have a site; None: all that have it.
+
+    Raises:
+        RequestError: none has it, or one that is named has not.
+    """
+    chosen = checked_layers(layers, config)
+    check_taps(config, Taps(capture=(site,), layers=chosen))
+    having = tuple(i for i in chosen if site_shape(config, site, i) is not None)
+    if layers is not None and len(having) < len(chosen):
+        lacking = [i for i in chosen if i not in having]
+        all_having = [i for i in range(config.num_layers) if site_shape(config, site, i)]
+        raise RequestError(
+            f"layer {', '.join(map(str, lacking))} has no site {site!r}; the layers that have it "
+            f"are {', '.join(map(str, all_having))}"
+        )
+    return having
 
 
 def checked_position(position: int, length: int) -> int:

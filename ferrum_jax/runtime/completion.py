@@ -41,6 +41,7 @@ class CompletionBuilder:
             self._stops = StopMatcher(params.stop, include_stop=params.include_stop_str_in_output)
         self._eager = self.streams or bool(params.stop)
         self._undecoded: list[int] = []
+        self._num_decoded = 0
         self._sent_tokens = 0
 
     def push(self, token: int, logprobs: dict[int, Logprob] | None) -> str:
@@ -53,8 +54,8 @@ class CompletionBuilder:
             self._finish(FinishReason.STOP, token)
         elif token in self.eos_token_ids and not params.ignore_eos:
             self._finish(FinishReason.STOP, None)
-        if sequence.finish_reason is not FinishReason.STOP:
-            self._undecoded.append(token)  # a token that stops the text adds none to it
+        if sequence.finish_reason is not FinishReason.STOP or params.include_stop_str_in_output:
+            self._undecoded.append(token)
         text = self._decode() if self._eager else ""
         if sequence.finish_reason is None and len(sequence.token_ids) >= sequence.max_len:
             self._finish(FinishReason.LENGTH, None)
@@ -99,7 +100,7 @@ class CompletionBuilder:
         )
 
     def build(self) -> Completion:
-        wanted = self.sequence.request.params.logprobs is not None
+        wanted = self.sequence.request.params.num_logprobs is not None
         return Completion(
             index=self.sequence.index,
             text=self.text,
@@ -115,20 +116,33 @@ class CompletionBuilder:
         tokens, self._undecoded = self._undecoded, []
         if self._detokenizer is None or self._stops is None:
             return ""
-        text = "".join(self._stops.push(self._detokenizer.push(token)) for token in tokens)
+        text = "".join(self._decode_token(token) for token in tokens)
         self._note_stop()
         return text
+
+    def _decode_token(self, token: int) -> str:
+        """The text that a token decides; stop strings that end within `min_tokens` are none."""
+        assert self._detokenizer is not None
+        assert self._stops is not None
+        self._num_decoded += 1
+        return self._stops.push(self._detokenizer.push(token), may_stop=self._may_stop)
+
+    @property
+    def _may_stop(self) -> bool:
+        return self._num_decoded > self.sequence.request.params.min_tokens
 
     def _flush(self) -> str:
         if self._detokenizer is None or self._stops is None or self._stops.matched is not None:
             return ""
-        text = self._decode() + self._stops.push(self._detokenizer.flush())
+        text = self._decode()
+        text += self._stops.push(self._detokenizer.flush(), may_stop=self._may_stop)
         self._note_stop()
         return text if self._stops.matched is not None else text + self._stops.flush()
 
     def _note_stop(self) -> None:
         assert self._stops is not None
-        if self._stops.matched is not None:
+        # A token that stopped the text already remains the reason.
+        if self._stops.matched is not None and self.sequence.finish_reason is not FinishReason.STOP:
             self._finish(FinishReason.STOP, self._stops.matched)
 
     def _finish(self, reason: FinishReason, stop: int | str | None) -> None:

@@ -31,9 +31,9 @@ def dense_logits(
         taps = Taps()
     tokens, positions = padded_tokens(ids)
     check_taps(config, taps, num_keys=len(tokens))
-    if taps.edits:
+    if taps.acts:
         place = Place(jnp.zeros_like(tokens), positions, jnp.full_like(tokens, len(ids)))
-        taps = Taps(edits=taps.edits, place=place)
+        taps = Taps(edits=taps.edits, place=place, adapters=taps.adapters)
     else:
         taps = Taps()
     return np.asarray(_full_logits(params, tokens, positions, taps, config=config))[: len(ids)]

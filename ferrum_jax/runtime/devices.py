@@ -37,6 +37,7 @@ def device_info() -> DeviceInfo:
         count=len(devices),
         memory_bytes=total,
         free_bytes=free,
+        compute_capability=_compute_capability(device),
     )
 
 
@@ -101,6 +102,14 @@ def use_compile_cache(directory: str | Path) -> None:
         warnings.warn(f"compile_cache_dir {path} cannot be used: {error}", stacklevel=2)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _compute_capability(device: Any) -> float | None:
+    """An NVIDIA GPU's; AMD's have a name in its place."""
+    try:
+        return float(device.compute_capability)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _memory(device: Any) -> tuple[int | None, int | None]:

@@ -19,6 +19,7 @@ from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.states import check_states
 from ferrum_jax.runtime.taps.capture import CaptureBuffer, CapturedPart
 from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.runtime.tracker import PromptScores, RequestTracker
@@ -67,6 +68,7 @@ class Engine:
     ):
         if engine.compile_cache_dir is not None:
             use_compile_cache(engine.compile_cache_dir)
+        check_states(config, engine)
         device = device_info()
         self.kv = plan_cache(
             config,
@@ -86,26 +88,27 @@ class Engine:
             eviction=engine.eviction,
             num_host_pages=host_pages(config, engine, self.kv),
         )
-        self._intake = Intake(engine, self._blocks, config, max_model_len)
+        self._intake = Intake(engine, self._blocks, config, max_model_len, tokenizer, self._eos)
+        guides = self._intake.guides
         self._scheduler = ContinuousScheduler(
-            engine, self._blocks, make_policy(engine), max_model_len
+            engine, self._blocks, make_policy(engine), max_model_len, not config.is_recurrent
         )
         self._executor = Executor(
             config,
             params,
             engine,
             self.kv,
+            guides,
             max_model_len=max_model_len,
-            platform=device.platform,
+            device=device,
         )
         recorder = MetricsRecorder(
             max_num_seqs=engine.max_num_seqs,
             max_num_batched_tokens=engine.max_num_batched_tokens,
             num_pages=self._blocks.num_total,
         )
-        self._loop = StepLoop(
-            self._scheduler, self._executor, self._blocks, recorder, run_ahead=engine.run_ahead
-        )
+        parts = (self._scheduler, self._executor, self._blocks, recorder, guides)
+        self._loop = StepLoop(*parts, run_ahead=engine.run_ahead)
         self.metrics = EngineReport(recorder, self._scheduler, self._blocks, self._executor)
         self._ids = count()
 
@@ -157,6 +160,7 @@ class Engine:
         cache_salt: str = "",
         taps: Taps | None = None,
         score_only: bool = False,
+        score_from: int = 1,
         streams: bool = False,
         keep: bool = False,
         after: Snapshot | None = None,
@@ -171,11 +175,12 @@ class Engine:
             taps: edits of the request, and what to capture of it (`drain_captured`). Cached pages
                 are shared only between requests of the same edits.
             score_only: run the prompt, generate nothing.
+            score_from: the first prompt token whose logprob `params.prompt_logprobs` is after.
             streams: decode the text as it comes, for `step`'s deltas.
             keep: let every completion that ends for its length leave a snapshot, in
                 `take_tracker(id).snapshots`.
             after: a snapshot whose tokens the prompt begins with; its pages are shared, unless
-                it has other edits, or prompt logprobs or captures take computing all of it.
+                it has other edits, as far as prompt logprobs and captures need no run of them.
 
         Raises:
             RequestError: an empty or too long prompt, a token id outside the vocabulary, or a
@@ -191,9 +196,12 @@ class Engine:
             service=(priority, client, timeout, cache_salt),
             taps=taps,
             score_only=score_only,
+            score_from=score_from,
         )
         sequences = self._intake.sequences(request)
         self._scheduler.check_queue(len(sequences))
+        if request.taps is not None:
+            self.executor.expect(request.taps)
         shared = 0 if after is None else self._shared(after, request)
         if after is None or not shared:
             self._scheduler.add(sequences[0])
@@ -252,6 +260,7 @@ class Engine:
         )
         (twin,) = self._intake.sequences(request)
         twin.token_ids, twin.priority = list(parent.token_ids), parent.priority
+        twin.mirostat_mus = list(parent.mirostat_mus)
         self._scheduler.check_queue(1)
         self._scheduler.fork(parent.blocks, self._scheduler.num_shareable(parent), twin)
         tracker = self._tracker(request, [twin], builder.streams)
@@ -365,13 +374,9 @@ class Engine:
                 f"{len(tokens)}; give a prompt that does, without truncate_prompt_tokens, or no "
                 "snapshot"
             )
-        if (
-            request.score_only
-            or request.computes_whole_prompt
-            or request.edits_digest != snapshot.edits_digest
-        ):
+        if request.edits_digest != snapshot.edits_digest:
             return 0
-        return min(self._scheduler.num_held(snapshot), len(prompt) - 1)
+        return min(self._scheduler.num_held(snapshot), request.num_shareable(len(prompt) - 1))
 
     def _settled(self, request_id: int, index: int) -> CompletionBuilder:
         """A completion that has not ended, all its tokens known."""
@@ -382,13 +387,12 @@ class Engine:
     def _tracker(
         self, request: Request, sequences: list[RunningSequence], streams: bool, keeps: bool = False
     ) -> RequestTracker:
-        count = request.params.prompt_logprobs
         return RequestTracker(
             request=request,
             builders=[
                 CompletionBuilder(s, self._tokenizer, self._eos, s.seed, streams) for s in sequences
             ],
-            prompt_scores=None if count is None else PromptScores(request.prompt_token_ids, count),
+            prompt_scores=PromptScores.of(request),
             captured=CaptureBuffer(taps) if (taps := request.taps) and taps.capture else None,
             keeps=keeps,
         )

@@ -16,6 +16,7 @@ from ferrum_jax.attention import choose_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
 from ferrum_jax.runtime.devices import decode_compiler_options
+from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.step import run_step
 from ferrum_jax.runtime.taps.slots import TappedSlots
@@ -29,16 +30,23 @@ from ferrum_jax.runtime.transfer import (
 )
 from ferrum_jax.sampler import (
     SlotUpdate,
+    join_state,
     make_sampling_state,
+    processes_logits,
     sequence_key,
     slot_rows,
+    split_state,
+    write_masks,
     write_slots,
 )
 from ferrum_jax.types import (
+    DeviceInfo,
     EngineConfig,
     KVCache,
     KVCacheConfig,
     ModelConfig,
+    ProcessorLane,
+    SamplingState,
     Schedule,
     ScheduledChunk,
     SchedulerError,
@@ -47,12 +55,14 @@ from ferrum_jax.types import (
     StepOutput,
     StepShape,
     TapPlan,
+    Taps,
 )
 
 ADMITTED_AT_ONCE = 8
 """Sequences whose sampling state one call writes; a step that admits more makes several calls."""
 
 _write_slots = jax.jit(write_slots, donate_argnums=0)
+_write_masks = jax.jit(write_masks, donate_argnums=0)
 
 
 class Executor:
@@ -64,14 +74,16 @@ class Executor:
         params: Params,
         engine: EngineConfig,
         kv: KVCacheConfig,
+        guides: Guides,
         *,
         max_model_len: int,
-        platform: str,
+        device: DeviceInfo,
     ):
+        self._guides = guides
         self._config = config
         self._params = params
-        self._bind = choose_attention(engine.attention, platform)
-        self._decode_options = decode_compiler_options(platform)
+        self._bind = choose_attention(engine.attention, device, config, kv)
+        self._decode_options = decode_compiler_options(device.platform)
         self.shapes = declared_shapes(engine)
         self._compiled: dict[StepShape, Callable[..., Any]] = {}
         self._seconds: dict[StepShape, float] = {}
@@ -89,10 +101,11 @@ class Executor:
     def reset(self) -> None:
         """An empty cache and neutral slots, as at the start; what was running is lost."""
         self._swapped: dict[Sequence, SwappedPages] = {}
-        self._cache = make_cache(self._config, self._kv)
-        self._sampling = make_sampling_state(
+        self._cache = make_cache(self._config, self._kv, num_slots=self._padding_slot)
+        state = make_sampling_state(
             self._padding_slot, self._max_model_len, self._config.vocab_size
         )
+        self._sampling = split_state(state)
 
     @property
     def cache(self) -> KVCache:
@@ -109,21 +122,29 @@ class Executor:
         if not schedule.chunks:
             return ()
         self.num_steps += 1
+        self._restrict([c.sequence for c in schedule.chunks if c.samples and _is_guided(c)])
         parts = self._tapped.split(schedule)
         return tuple((part, self._run(part, plan)) for part, plan in parts)
 
     def _run(self, schedule: Schedule, plan: TapPlan) -> StepOutput:
         score = any(_scores(chunk) for chunk in schedule.chunks)
-        shape = choose_shape(self.shapes, schedule, score=score)
+        processes = any(_processes(chunk) for chunk in schedule.chunks)
+        shape = choose_shape(self.shapes, schedule, score=score, processes=processes)
         if plan:
             shape = replace(shape, plan=plan)
         batch = self._batch(schedule, shape)
         if shape not in self._compiled:
-            self.warm_up((shape, *self._following(schedule, plan)))
-        step, taps = self._compiled[shape], self._tapped.tables(plan)
-        self._cache, output = step(self._params, self._cache, batch, self._sampling, taps)
-        self._sampling = output.sampling
+            self.warm_up((shape, *self._following(schedule, shape)))
+        step, taps, lanes = self._compiled[shape], *self._tables_of(plan)
+        moving, settings = self._sampling
+        arguments = (self._params, self._cache, batch, moving, settings, taps, lanes)
+        self._cache, output = step(*arguments)
+        self._sampling = output.sampling, settings
         return output
+
+    def expect(self, taps: Taps) -> None:
+        """Adapters of requests that wait: programs are made for them at once."""
+        self._tapped.expect(taps)
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what a sequence has in host memory; nothing happens where it has nothing."""
@@ -151,29 +172,37 @@ class Executor:
         step = self._compiled.get(shape) or self._compile(shape)
         return step.memory_analysis()  # type: ignore[attr-defined]
 
-    def _following(self, schedule: Schedule, plan: TapPlan) -> tuple[StepShape, ...]:
+    def _following(self, schedule: Schedule, shape: StepShape) -> tuple[StepShape, ...]:
         """The decode shape that a schedule leads to: compiled beside its own, in parallel."""
         rows = sum(chunk.samples for chunk in schedule.chunks)
-        following = [s for s in self.shapes if s.tokens == s.rows >= rows > 0]
-        return tuple(replace(shape, plan=plan) for shape in following[:1])
+        following = [
+            s
+            for s in self.shapes
+            if s.tokens == s.rows >= rows > 0 and s.processes == shape.processes
+        ]
+        return tuple(replace(s, plan=shape.plan) for s in following[:1])
 
     def _compile(self, shape: StepShape) -> Callable[..., Any]:
         start = time.monotonic()
         batch = self._batch(Schedule(chunks=()), shape)
-        taps = self._tapped.tables(shape.plan)
-        arguments = (self._params, self._cache, batch, self._sampling, taps)
+        tables = self._tables_of(shape.plan)
+        arguments = (self._params, self._cache, batch, *self._sampling, *tables)
         structs = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
         )
         # A function of its own, so that its program goes when this executor goes: jax keeps what it
         # compiled for as long as there is the function.
-        function = partial(self._step, config=self._config, shape=shape, bind=self._bind)
+        run = partial(self._step, config=self._config, shape=shape, bind=self._bind)
+        function = partial(_run_split, run)
         lowered = jax.jit(function, donate_argnums=(1, 3)).lower(*structs)
         few_rows = shape.tokens == shape.rows or self._step is run_tiled_step
         options = self._decode_options if few_rows else None
         self._compiled[shape] = lowered.compile(compiler_options=options)
         self._seconds[shape] = time.monotonic() - start
         return self._compiled[shape]
+
+    def _tables_of(self, plan: TapPlan) -> tuple[Taps, tuple[ProcessorLane, ...]]:
+        return self._tapped.tables(plan), self._tapped.lanes(plan)
 
     def _move_pages(self, schedule: Schedule) -> None:
         """What goes out is read first, then shared pages are copied, then what comes in written."""
@@ -194,7 +223,9 @@ class Executor:
         for first in range(0, len(sequences), ADMITTED_AT_ONCE):
             group = sequences[first : first + ADMITTED_AT_ONCE]
             for sequence in group:
-                self._tapped.put(_slot(sequence), sequence.request.taps)
+                request = sequence.request
+                processors = request.params.logits_processors
+                self._tapped.put(_slot(sequence), request.taps, processors)
                 self._tables[_slot(sequence)] = 0
                 self._num_written[_slot(sequence)] = 0
             slots, rows = slot_rows(
@@ -204,7 +235,20 @@ class Executor:
                 vocab_size=self._config.vocab_size,
                 width=ADMITTED_AT_ONCE,
             )
-            self._sampling = _write_slots(self._sampling, slots, rows)
+            state = _write_slots(join_state(*self._sampling), slots, rows)
+            self._sampling = split_state(state)
+
+    def _restrict(self, guided: list[Sequence]) -> None:
+        """Tell the device what guided sequences may sample now."""
+        if not guided:
+            return
+        masks, slots = self._guides.masks(guided), [_slot(sequence) for sequence in guided]
+        moving, settings = self._sampling
+        for first in range(0, len(slots), ADMITTED_AT_ONCE):
+            # What is left over is filled up with the last row again: nothing else is written.
+            index = np.minimum(np.arange(first, first + ADMITTED_AT_ONCE), len(slots) - 1)
+            settings = _write_masks(settings, np.asarray(slots, np.int32)[index], masks[index])
+        self._sampling = moving, settings
 
     def _write_table(self, sequence: Sequence) -> None:
         """Bring a slot's row of the block tables up to date, from the first page that is new."""
@@ -240,6 +284,20 @@ class Executor:
         return StepBatch(**arrays)
 
 
+def _run_split(
+    run: Callable[..., tuple[KVCache, StepOutput]],
+    params: Params,
+    cache: KVCache,
+    batch: StepBatch,
+    moving: SamplingState,
+    settings: SamplingState,
+    *tables: Any,
+) -> tuple[KVCache, StepOutput]:
+    """A step that returns of the sampling state what it changes: the rest stays where it is."""
+    cache, output = run(params, cache, batch, join_state(moving, settings), *tables)
+    return cache, replace(output, sampling=split_state(output.sampling)[0])
+
+
 def _slot(sequence: Sequence) -> int:
     if sequence.slot is None:
         raise SchedulerError(
@@ -256,12 +314,28 @@ def _slot_update(sequence: Sequence) -> SlotUpdate:
         prompt_len=sequence.prompt_len,
         params=sequence.request.params,
         key=sequence_key(sequence.seed, sequence.index),
+        bad_word_ids=sequence.request.bad_word_ids,
+        end_ids=sequence.request.end_ids,
+        mirostat_mu=sequence.mirostat_mus[-1] if sequence.mirostat_mus else None,
     )
+
+
+def _is_guided(chunk: ScheduledChunk) -> bool:
+    return chunk.sequence.request.params.guided is not None
+
+
+def _processes(chunk: ScheduledChunk) -> bool:
+    """Whether the chunk's sampling, or the logprobs of its prompt, take more than a temperature."""
+    params = chunk.sequence.request.params
+    processed = params.prompt_logprobs is not None and params.logprobs_mode == "processed"
+    return (chunk.samples or processed) and processes_logits(params)
 
 
 def _scores(chunk: ScheduledChunk) -> bool:
     """Whether the chunk holds a position whose successor is a prompt token to be scored."""
-    request = chunk.sequence.request
-    return request.params.prompt_logprobs is not None and chunk.start + 1 < len(
-        request.prompt_token_ids
+    request, end = chunk.sequence.request, chunk.start + chunk.length
+    return (
+        request.params.prompt_logprobs is not None
+        and request.score_from <= end
+        and chunk.start + 1 < len(request.prompt_token_ids)
     )

@@ -8,13 +8,17 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
-from ferrum_jax.interfaces import BlockManager
+from ferrum_jax.interfaces import BlockManager, Tokenizer
 from ferrum_jax.models.sites import check_taps
+from ferrum_jax.runtime.guides import Guides
+from ferrum_jax.runtime.processors import check_processors
+from ferrum_jax.runtime.words import end_ids, spell_words
 from ferrum_jax.scheduler import check_fits, sequence_limit
 from ferrum_jax.types import (
     EngineConfig,
@@ -36,8 +40,17 @@ class Intake:
     blocks: BlockManager
     config: ModelConfig
     max_model_len: int
+    tokenizer: Tokenizer | None = None
+    eos: frozenset[int] = frozenset()
     _operations: dict[Any, int] = field(default_factory=dict)
     """Every operation that an edit has used, numbered; kept, so that no other gets its number."""
+    _known_processors: set[Any] = field(default_factory=set)
+    """Kinds of logits processors that were checked."""
+
+    @cached_property
+    def guides(self) -> Guides:
+        """The grammars of guided requests."""
+        return Guides(self.tokenizer, self.eos, self.config.vocab_size)
 
     def request(
         self,
@@ -49,6 +62,7 @@ class Intake:
         service: tuple[object, object, object, object],
         taps: object,
         score_only: bool,
+        score_from: int = 1,
     ) -> Request:
         """A request, all of it checked; `service` as `checked_service` takes it.
 
@@ -57,7 +71,19 @@ class Intake:
         """
         priority, client, timeout, cache_salt = checked_service(*service)
         ids = self.check_prompt(prompt_token_ids, params, score_only=score_only)
+        if not 1 <= score_from <= len(ids):
+            raise RequestError(
+                f"score_from is {score_from}; a prompt of {len(ids)} tokens has logprobs of tokens "
+                f"1 to {len(ids) - 1}"
+            )
         checked_taps, edits_digest = self.check_taps(taps, params, len(ids))
+        check_processors(
+            params.logits_processors,
+            self.config.vocab_size,
+            self.max_model_len + 1,
+            self._known_processors,
+        )
+        self.guides.check(params)
         arrival = time.monotonic()
         return Request(
             request_id=request_id,
@@ -69,9 +95,12 @@ class Intake:
             deadline=None if timeout is None else arrival + timeout,
             cache_salt=cache_salt,
             score_only=score_only,
+            score_from=score_from,
             taps=checked_taps,
             edits_digest=edits_digest,
             arrival=arrival,
+            bad_word_ids=spell_words(params.bad_words, self.tokenizer, self.config.vocab_size),
+            end_ids=end_ids(params, self.eos),
         )
 
     def check_prompt(
@@ -101,7 +130,7 @@ class Intake:
     def check_taps(
         self, taps: object, params: SamplingParams, prompt_len: int
     ) -> tuple[Taps | None, str]:
-        """A request's taps, and the digest of its edits (empty without any).
+        """A request's taps, and the digest of its edits and adapters (empty without any).
 
         Raises:
             RequestError: they are no taps, do not fit the model, or capture for `n` above 1.
@@ -122,7 +151,7 @@ class Intake:
     def _digest(self, taps: Taps, prompt_len: int) -> str:
         """sha256 over the operations and the arrays of all edits, in their order; and over the
         prompt's length where an edit counts from its end."""
-        if not any(taps.edits.values()):
+        if not taps.acts:
             return ""
         digest = hashlib.sha256(str(prompt_len if counts_from_end(taps) else "").encode())
         for site, edits in sorted(taps.edits.items()):
@@ -133,6 +162,8 @@ class Intake:
                 for leaf in map(np.asarray, leaves):
                     digest.update(f"{leaf.dtype} {leaf.shape}".encode())
                     digest.update(leaf.tobytes())
+        if taps.adapters is not None:
+            digest.update(taps.adapters.digest.encode())
         return digest.hexdigest()
 
     def sequences(self, request: Request) -> list[RunningSequence]:
@@ -143,7 +174,13 @@ class Intake:
             limit = sequence_limit(length, params.max_tokens, self.max_model_len, self.blocks)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         return [
-            RunningSequence(request=request, index=i, max_len=limit, seed=seed)
+            RunningSequence(
+                request=request,
+                index=i,
+                max_len=limit,
+                seed=seed,
+                settles=params.guided is not None,
+            )
             for i in range(1 if request.score_only else params.n)
         ]
 

@@ -14,7 +14,10 @@ from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.models import Params, check_params
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_model
+from ferrum_jax.runtime.adapting import Adapting
 from ferrum_jax.runtime.branch import Branch, Worth, search
+from ferrum_jax.runtime.chatting import Chatting
+from ferrum_jax.runtime.defaults import SamplingDefaults, sampling_defaults
 from ferrum_jax.runtime.dense import dense_logits
 from ferrum_jax.runtime.directory import DEMO_MODEL, eos_token_ids, tokenizer_of
 from ferrum_jax.runtime.driver import Driver
@@ -22,7 +25,9 @@ from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.lengths import length_bound, max_model_len
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
+from ferrum_jax.runtime.ranking import Choosing
 from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.sentence import EmbeddingDefaults, embedding_defaults
 from ferrum_jax.runtime.taps.methods import Capturing
 from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.types import (
@@ -37,13 +42,12 @@ from ferrum_jax.types import (
     StepShape,
     StreamDelta,
     Taps,
-    TokenizerError,
 )
 
 Level = Priority | int | str
 
 
-class LLM(Capturing):
+class LLM(Capturing, Choosing, Adapting, Chatting):
     """A model, its tokenizer and an engine. A context manager: leaving it frees the device memory.
 
     with LLM.load("demo") as llm:
@@ -59,6 +63,8 @@ class LLM(Capturing):
         *,
         engine: EngineConfig | None = None,
         eos_token_ids: Sequence[int] = (),
+        sampling_defaults: SamplingDefaults | None = None,
+        embedding: EmbeddingDefaults | None = None,
     ):
         """Prefer `load`. Raises `ModelError` if the parameters do not fit the config."""
         check_params(config, params)
@@ -67,6 +73,8 @@ class LLM(Capturing):
         self.tokenizer = tokenizer
         self.engine_config = engine or EngineConfig()
         self.eos_token_ids = tuple(eos_token_ids)
+        self.sampling_defaults = sampling_defaults or SamplingDefaults()
+        self.embedding_defaults = embedding or EmbeddingDefaults()
         self.max_model_len = max_model_len(config, self.engine_config)
         self._engine: Engine | None = None
         self._driver: Driver | None = None
@@ -90,22 +98,39 @@ class LLM(Capturing):
         """
         directory = DEMO_MODEL if path == "demo" else resolve_checkpoint(path)
         tokenizer = tokenizer_of(directory)
+        defaults = sampling_defaults(directory)
         config, params = load_model(directory, dtype, progress=progress)
         eos = eos_token_ids(directory, tokenizer)
-        return cls(config, params, tokenizer, engine=engine, eos_token_ids=eos)
+        return cls(
+            config,
+            params,
+            tokenizer,
+            engine=engine,
+            eos_token_ids=eos,
+            sampling_defaults=defaults,
+            embedding=embedding_defaults(directory),
+        )
 
-    def with_config(self, config: ModelConfig) -> LLM:
+    def with_config(self, config: ModelConfig) -> Self:
         """Another model with the same weights (not copied).
 
         Raises:
             ModelError: the weights do not fit; every difference is listed.
         """
-        return LLM(
+        return self.alike(config, self.params)
+
+    def alike(
+        self, config: ModelConfig, params: Params, engine: EngineConfig | None = None
+    ) -> Self:
+        """Another LLM with the same tokenizer and settings, or with another engine's."""
+        return type(self)(
             config,
-            self.params,
+            params,
             self.tokenizer,
-            engine=self.engine_config,
+            engine=engine or self.engine_config,
             eos_token_ids=self.eos_token_ids,
+            sampling_defaults=self.sampling_defaults,
+            embedding=self.embedding_defaults,
         )
 
     @property
@@ -142,7 +167,8 @@ class LLM(Capturing):
 
         Args:
             prompts: texts or lists of token ids.
-            params: one for all, or one per prompt; None: `SamplingParams()`.
+            params: one for all, or one per prompt; None: `sampling_defaults.params`, which are
+                those of generation_config.json over those of `SamplingParams()`.
             taps: edits of the model (`fj.edits`), one for all, or one per prompt.
             priority, client: for the scheduling policies that ask (see `EngineConfig.policy`).
             timeout: seconds after which a request ends as it stands, with reason `timeout`.
@@ -156,7 +182,7 @@ class LLM(Capturing):
         """
         prompts = as_prompts(prompts)
         service = {
-            "params": SamplingParams() if params is None else params,
+            "params": self.sampling_defaults.params if params is None else params,
             "taps": taps,
             "priority": priority,
             "client": client,
@@ -181,7 +207,7 @@ class LLM(Capturing):
         """
         request = self.engine.add(
             self.encode(prompt),
-            params or SamplingParams(),
+            params or self.sampling_defaults.params,
             prompt=prompt_text(prompt),
             streams=True,
             taps=taps,
@@ -285,37 +311,14 @@ class LLM(Capturing):
         ids = checked_token_ids(self.encode(prompt), self.config.vocab_size)
         return dense_logits(self.config, self.params, ids, taps)
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; ids pass through.
-
-        Raises:
-            TokenizerError: a text was given and there is no tokenizer.
-        """
-        if not isinstance(prompt, str):
-            return list(prompt)
-        if self.tokenizer is None:
-            raise TokenizerError(
-                "this model was loaded without a tokenizer; give lists of token ids, or put "
-                "tokenizer.json or tokenizer.model beside its weights"
-            )
-        return self.tokenizer.encode(prompt)
-
-    def tokens(self, prompt: Prompt) -> list[str]:
-        """The prompt's tokens as the vocabulary spells them.
-
-        Raises:
-            TokenizerError: there is no tokenizer, or no text for an id.
-        """
-        ids = self.encode(prompt)
-        if self.tokenizer is None:
-            raise TokenizerError("this model was loaded without a tokenizer; its tokens are ids")
-        return [self.tokenizer.token_text(i) for i in ids]
-
     def __repr__(self) -> str:
         config, dtype = self.config, self.params.embed.dtype
+        defaults = self.sampling_defaults
+        sampling = f", default {defaults}" if defaults.given else ""
         return (
             f"LLM({config.model_type}, {config.num_layers} layers, hidden {config.hidden_size}, "
-            f"vocabulary {config.vocab_size}, {dtype}, max_model_len {self.max_model_len})"
+            f"vocabulary {config.vocab_size}, {dtype}, max_model_len {self.max_model_len}"
+            f"{sampling})"
         )
 
     def warm_up(self) -> None:

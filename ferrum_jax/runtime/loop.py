@@ -9,6 +9,7 @@ import jax
 
 from ferrum_jax.interfaces import BlockManager, ModelExecutor
 from ferrum_jax.runtime.completion import CompletionBuilder
+from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.results import StepResults
 from ferrum_jax.runtime.timeline import Timeline
@@ -38,11 +39,12 @@ class StepLoop:
         executor: ModelExecutor,
         blocks: BlockManager,
         recorder: MetricsRecorder,
+        guides: Guides,
         *,
         run_ahead: bool,
     ):
         self._scheduler, self._executor, self._blocks = scheduler, executor, blocks
-        self._recorder, self._run_ahead = recorder, run_ahead
+        self._recorder, self._run_ahead, self._guides = recorder, run_ahead, guides
         self.timeline: Timeline | None = None
         self.running: dict[int, RequestTracker] = {}
         self.done: dict[int, RequestTracker] = {}
@@ -196,6 +198,10 @@ class StepLoop:
                 )
                 self._end(tracker, builder, builder.finish(FinishReason.ERROR))
                 continue
+            if chunk.samples and results.stuck[row]:
+                tracker.fail(self._why_stuck(sequence, end))
+                self._end(tracker, builder, builder.finish(FinishReason.ERROR))
+                continue
             if tracker.prompt_scores is not None:
                 results.fill(tracker.prompt_scores, row)
             if tracker.captured is not None:
@@ -206,14 +212,31 @@ class StepLoop:
             elif sequence.request.score_only and end == len(sequence.token_ids):
                 self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
 
+    def _why_stuck(self, sequence: Sequence, end: int) -> str:
+        guided = sequence.request.params.guided is not None
+        reason = self._guides.error(sequence)
+        reason = f" (its grammar: {reason})" if reason else ""
+        return (
+            f"no token is left to sample after token {end}{reason}: {'guided, ' * guided}"
+            "allowed_token_ids, bad_words, min_tokens or logits_processors exclude all; loosen one "
+            "of them"
+        )
+
     def _push(
         self, tracker: RequestTracker, builder: CompletionBuilder, results: StepResults, row: int
     ) -> None:
         sequence, token = builder.sequence, results.tokens[row]
-        wanted = sequence.request.params.logprobs
+        params = sequence.request.params
         sequence.token_ids.append(token)
+        if params.mirostat is not None:
+            sequence.mirostat_mus.append(results.mirostat_mu(row))
         tracker.note_token(sequence.index)
-        text = builder.push(token, None if wanted is None else results.logprobs(row, wanted))
+        logprobs = None
+        if params.num_logprobs is not None:
+            logprobs = results.logprobs(row, params.num_logprobs, params.logprob_token_ids)
+        text = builder.push(token, logprobs)
+        if sequence.finish_reason is None and self._guides.note(sequence):
+            text += builder.finish(FinishReason.STOP)
         if sequence.finish_reason is not None:
             self._end(tracker, builder, text)
         elif builder.streams:
@@ -226,6 +249,7 @@ class StepLoop:
             tracker.snapshots[sequence.index] = self._scheduler.snapshot(sequence)
         self._scheduler.finish(sequence)
         self._executor.forget(sequence)
+        self._guides.forget(sequence)
         self._deltas.append(builder.delta(text))
         tracker.unfinished.discard(sequence.index)
         # Whoever waited for this one's prompt computes it alone.

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from ferrum_jax.models.params import path_name
+from ferrum_jax.models.shapes import path_name
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.types import RequestError
 

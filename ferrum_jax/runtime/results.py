@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -20,10 +21,15 @@ class StepResults:
         self._schedule, self._output = schedule, output
         self.tokens: list[int] = np.asarray(output.tokens).tolist()
         self.failed: list[bool] = np.asarray(output.failed).tolist()
+        self.stuck: list[bool] = np.asarray(output.stuck).tolist()
 
-    def logprobs(self, row: int, count: int) -> dict[int, Logprob]:
-        """The sampled token's entry and those of the `count` likeliest."""
-        return self._sampled.table(row, self.tokens[row], count)
+    def logprobs(self, row: int, count: int, given: Sequence[int] = ()) -> dict[int, Logprob]:
+        """The entries of the sampled token, of the `count` likeliest and of the ids `given`."""
+        return self._sampled.table(row, self.tokens[row], count, given)
+
+    def mirostat_mu(self, row: int) -> float:
+        """Mirostat's state after the row's token."""
+        return float(self._mirostat_mus[row])
 
     def fill(self, scores: PromptScores, row: int) -> None:
         """Put a row's share of the prompt's logprobs in its place, where the step scored any."""
@@ -42,6 +48,10 @@ class StepResults:
     @cached_property
     def _captured(self) -> Values:
         return jax.tree.map(np.asarray, self._output.captured)
+
+    @cached_property
+    def _mirostat_mus(self) -> np.ndarray:
+        return np.asarray(self._output.mirostat_mu)
 
     @cached_property
     def _sampled(self) -> HostLogprobs:
@@ -64,4 +74,6 @@ def _to_host(values: TokenLogprobs) -> HostLogprobs:
         rank=np.asarray(values.rank),
         top_ids=np.asarray(values.top_ids),
         top=np.asarray(values.top),
+        given=np.asarray(values.given),
+        given_rank=np.asarray(values.given_rank),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ferrum_jax.types import EngineConfig, ResourceExhausted, Schedule, StepShape
 
 SMALLEST_PREFILL = 16
@@ -14,13 +16,15 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
 
     Pure decode steps have one token a row, in powers of two up to `max_num_seqs`. Steps with a
     prefill chunk have 16, 64, 256, ... tokens up to the budget, and at most half as many rows; the
-    largest takes every row. Those shapes exist a second time for steps that score their prompts.
+    largest takes every row. Those shapes exist a second time for steps that score their prompts,
+    and all of them a second time for steps whose sampling is more than a temperature: its programs
+    take longer to compile.
 
     A batch-invariant engine has one shape for everything: its work follows the tokens, not the
     shape.
     """
     if engine.batch_invariant:
-        return (StepShape(engine.max_num_batched_tokens, engine.max_num_seqs, score=True),)
+        return (StepShape(engine.max_num_batched_tokens, engine.max_num_seqs, True, True),)
     decodes = [StepShape(rows, rows) for rows in _powers(engine.max_num_seqs, 1, 2)]
     mixed = []
     for tokens in _powers(engine.max_num_batched_tokens, SMALLEST_PREFILL, GROWTH):
@@ -29,10 +33,13 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     largest = max(engine.max_num_batched_tokens, engine.max_num_seqs + 1)
     mixed[-1] = (largest, engine.max_num_seqs)
     scored = [StepShape(tokens, rows, score=True) for tokens, rows in mixed]
-    return tuple(sorted([*decodes, *(StepShape(*sizes) for sizes in mixed), *scored]))
+    plain = [*decodes, *(StepShape(*sizes) for sizes in mixed), *scored]
+    return tuple(sorted([*plain, *(replace(shape, processes=True) for shape in plain)]))
 
 
-def choose_shape(shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bool) -> StepShape:
+def choose_shape(
+    shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bool, processes: bool = False
+) -> StepShape:
     """The smallest declared shape that holds a schedule; `shapes` are in order.
 
     Raises:
@@ -45,7 +52,7 @@ def choose_shape(shapes: tuple[StepShape, ...], schedule: Schedule, *, score: bo
     for shape in shapes:
         is_decode = shape.tokens == shape.rows
         if (
-            shape.score == score
+            (shape.score, shape.processes) == (score, processes)
             and is_decode == decode
             and shape.tokens >= tokens
             and shape.rows >= rows

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ferrum_jax.attention import BindAttention, PagedMeta, paged_meta
 from ferrum_jax.models import Params, forward_capture, unembed
 from ferrum_jax.sampler import (
+    Sampled,
+    given_ids,
     num_logprobs_wanted,
+    process_logits,
     rows_failed,
     sample,
     score_tokens,
@@ -21,6 +26,8 @@ from ferrum_jax.types import (
     KVCache,
     ModelConfig,
     Place,
+    ProcessorLane,
+    RaggedLayout,
     SamplingState,
     StepBatch,
     StepOutput,
@@ -36,6 +43,7 @@ def run_step(
     batch: StepBatch,
     sampling: SamplingState,
     taps: Taps,
+    lanes: tuple[ProcessorLane, ...] = (),
     *,
     config: ModelConfig,
     shape: StepShape,
@@ -50,35 +58,79 @@ def run_step(
     slots_T = batch.slots[meta.rows]
     tokens_T = sampling.history[slots_T, meta.positions]
     taps = placed_in_step(taps, slots_T, meta.positions, sampling)
+    layout = ragged_layout(meta, batch, sampling) if config.is_recurrent else None
     hidden_TD, next_cache, captured = forward_capture(
-        params, tokens_T, meta.positions, cache, config=config, attend=bind(meta), taps=taps
+        params,
+        tokens_T,
+        meta.positions,
+        cache,
+        config=config,
+        attend=bind(meta),
+        taps=taps,
+        layout=layout,
     )
     assert next_cache is not None
     last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
     logits_RV = unembed(params, hidden_TD[last_R], config, taps=of_tokens(taps, last_R))
     with jax.named_scope("sample"):
         failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
-        tokens_R = sample(logits_RV, sampling, batch.slots, batch.context_lens, batch.samples)
+        sampled = sample(
+            logits_RV,
+            sampling,
+            batch.slots,
+            batch.context_lens,
+            batch.samples,
+            lanes,
+            processes=shape.processes,
+        )
         wanted = num_logprobs_wanted(sampling, batch.slots, batch.samples)
-        logprobs = logprobs_if_wanted(logits_RV, tokens_R, wanted)
+        logprobs = logprobs_if_wanted(
+            logits_RV, sampled, sampled.tokens, sampling, batch.slots, batch.samples, wanted
+        )
     prompt = None
     if shape.score:
         with jax.named_scope("score"):
-            prompt = _score_prompts(params, hidden_TD, slots_T, meta, sampling, config, taps)
-    sampling = replace(sampling, history=append_sampled(sampling.history, batch, tokens_R))
+            prompt = _score_prompts(
+                params,
+                hidden_TD,
+                slots_T,
+                meta,
+                sampling,
+                config,
+                taps,
+                partial(process_logits, lanes=lanes, processes=shape.processes),
+            )
     return next_cache, StepOutput(
-        tokens=tokens_R,
+        tokens=sampled.tokens,
         logprobs=logprobs,
         failed=failed_R,
+        stuck=sampled.stuck,
         prompt=prompt,
-        sampling=sampling,
+        sampling=after_sampling(sampling, batch, sampled.tokens, sampled.mirostat_mu),
+        mirostat_mu=sampled.mirostat_mu,
         captured=captured,
+    )
+
+
+def ragged_layout(meta: PagedMeta, batch: StepBatch, sampling: SamplingState) -> RaggedLayout:
+    """The step's tiles, as recurrent layers go along them; padding has the padding's slot."""
+    valid = meta.tile_positions >= 0
+    padding = sampling.history.shape[0] - 1
+    # Of tiles of one token each is another sequence's, unless a sequence runs several.
+    lengths = jnp.diff(batch.query_starts)
+    return RaggedLayout(
+        tokens=meta.tile_tokens,
+        valid=valid,
+        starts=meta.tile_positions == 0,
+        slots=jnp.where(valid[:, 0], batch.slots[meta.tile_rows], padding),
+        tile_of_token=meta.tile_of_token,
+        apart=jnp.max(lengths) <= 1 if meta.tile == 1 else None,
     )
 
 
 def placed_in_step(taps: Taps, slots_T: Array, positions_T: Array, sampling: SamplingState) -> Taps:
     """The taps with the places of a step's tokens: a request's row is its slot."""
-    if not taps.edits:
+    if not taps.acts:
         return taps
     place = Place(slots_T, positions_T, sampling.prompt_lens[slots_T])
     return taps.replace(place=place)  # type: ignore[attr-defined]
@@ -92,25 +144,35 @@ def of_tokens(taps: Taps, index: Array) -> Taps:
 
 
 def logprobs_if_wanted(
-    logits_RV: Float[Array, "R V"], tokens_R: Int[Array, " R"], wanted: Int[Array, ""]
+    logits_RV: Float[Array, "R V"],
+    sampled: Sampled,
+    tokens_R: Int[Array, " R"],
+    sampling: SamplingState,
+    slots_R: Int[Array, " R"],
+    active_R: Bool[Array, " R"],
+    wanted: Int[Array, ""],
 ) -> TokenLogprobs:
-    """Logprobs of the sampled tokens; zeros, at no cost, where no row asks for them."""
+    """Logprobs of tokens, raw or processed; zeros, at no cost, where no row asks for them."""
 
     def computed() -> TokenLogprobs:
-        return token_logprobs(logits_RV, tokens_R, wanted)
+        processed_R = sampling.processed_logprobs[slots_R]
+        source_RV = jnp.where(processed_R[:, None], sampled.processed, logits_RV)
+        given = given_ids(sampling, slots_R, active_R)
+        return token_logprobs(source_RV, tokens_R, wanted, given)
 
     zeros = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(computed))
     return jax.lax.cond(wanted >= 0, computed, lambda: zeros)
 
 
-def append_sampled(
-    history: Int[Array, "slots L"], batch: StepBatch, tokens_R: Int[Array, " R"]
-) -> Int[Array, "slots L"]:
+def after_sampling(
+    sampling: SamplingState, batch: StepBatch, tokens_R: Int[Array, " R"], mu_R: Float[Array, " R"]
+) -> SamplingState:
     """Each sampled token at the end of its history; rows that sample none write to padding's."""
-    padding = history.shape[0] - 1
-    return history.at[jnp.where(batch.samples, batch.slots, padding), batch.context_lens].set(
-        tokens_R
-    )
+    padding = sampling.history.shape[0] - 1
+    slots = jnp.where(batch.samples, batch.slots, padding)
+    history = sampling.history.at[slots, batch.context_lens].set(tokens_R)
+    mu = sampling.mirostat_mu.at[slots].set(jnp.where(batch.samples, mu_R, 0.0))
+    return replace(sampling, history=history, mirostat_mu=mu)
 
 
 def _score_prompts(
@@ -121,13 +183,23 @@ def _score_prompts(
     sampling: SamplingState,
     config: ModelConfig,
     taps: Taps,
+    process: Callable[..., Array],
 ) -> TokenLogprobs:
     """Logprobs of every token's successor; of a sequence's last token they mean nothing."""
-    targets_T = sampling.history[slots_T, meta.positions + 1]
+    lengths_T = meta.positions + 1
+    targets_T = sampling.history[slots_T, lengths_T]
     wanted_T = jnp.where(meta.valid, sampling.num_prompt_logprobs[slots_T], -1)
+    processed_T = sampling.processed_logprobs[slots_T] & (wanted_T >= 0)
+    process_T = jnp.where(processed_T, slots_T, sampling.history.shape[0] - 1)
+
+    def logits_of(rows: Array, index: Array) -> Array:
+        logits = unembed(params, rows, config, taps=of_tokens(taps, index))
+        return process(logits, sampling, process_T[index], lengths_T[index])
+
     return score_tokens(
-        lambda rows, index: unembed(params, rows, config, taps=of_tokens(taps, index)),
+        logits_of,
         hidden_TD,
         targets_T,
         wanted_T,
+        lambda index, wanted: given_ids(sampling, slots_T[index], wanted),
     )

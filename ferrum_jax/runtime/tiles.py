@@ -18,9 +18,8 @@ Dimension key: T tokens of the step, R rows of the step (sequences), X tokens of
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +27,13 @@ from jaxtyping import Array, Bool
 
 from ferrum_jax.attention import BindAttention, paged_meta
 from ferrum_jax.models import Params, forward_capture, unembed
-from ferrum_jax.runtime.step import append_sampled, logprobs_if_wanted, placed_in_step
+from ferrum_jax.runtime.step import after_sampling, logprobs_if_wanted, placed_in_step
 from ferrum_jax.sampler import num_logprobs_wanted, rows_failed, sample
 from ferrum_jax.types import (
     KVCache,
     ModelConfig,
+    ProcessorLane,
+    RaggedLayout,
     SamplingState,
     StepBatch,
     StepOutput,
@@ -40,7 +41,7 @@ from ferrum_jax.types import (
     Taps,
     TokenLogprobs,
 )
-from ferrum_jax.types.sampling import MAX_LOGPROBS
+from ferrum_jax.types.sampling import MAX_LOGPROB_TOKEN_IDS, MAX_LOGPROBS
 
 TILE_ROWS = 16
 """Tokens of a tile. Fewer make prefill dearer, more make decodes of few sequences dearer."""
@@ -49,12 +50,23 @@ QUERIES, GROUP = 4, 4
 More queries make prefill cheaper and decoding dearer."""
 
 
+class TileResult(NamedTuple):
+    """What each token of a tile brings; `logprobs` are of the token after it."""
+
+    tokens: Array
+    failed: Array
+    stuck: Array
+    mirostat_mu: Array
+    logprobs: TokenLogprobs
+
+
 def run_tiled_step(
     params: Params,
     cache: KVCache,
     batch: StepBatch,
     sampling: SamplingState,
     taps: Taps,
+    lanes: tuple[ProcessorLane, ...] = (),
     *,
     config: ModelConfig,
     shape: StepShape,
@@ -78,7 +90,7 @@ def run_tiled_step(
         # The barriers keep what depends on the step's own sizes out of the tile's fusions.
         tile, scored_X = jax.lax.optimization_barrier(jax.tree.map(cut, (tokens, scored_T)))
         cache, result = _tile(
-            params, cache, tile, scored_X, sampling, taps, config=config, bind=bind
+            params, cache, tile, scored_X, sampling, taps, lanes, config=config, bind=bind
         )
         return cache, jax.lax.optimization_barrier(result)
 
@@ -90,20 +102,20 @@ def run_tiled_step(
         return cache, jax.tree.map(put, results, result)
 
     num_tiles = -(-batch.query_starts[-1] // TILE_ROWS)
-    _, (*_, shapes) = jax.eval_shape(partial(tile_at, 0), cache)
+    _, (_, shapes) = jax.eval_shape(partial(tile_at, 0), cache)
     unseen = jax.tree.map(lambda x: jnp.zeros((padded, *x.shape[1:]), x.dtype), shapes)
-    start = (cache, (*_nothing(padded, min(MAX_LOGPROBS, config.vocab_size)), unseen))
-    cache, results = jax.lax.fori_loop(0, num_tiles, run, start)
-    tokens_T, failed_T, logprobs, captured = results
-    last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
-    tokens_R = tokens_T[last_R]
+    start = (cache, (_nothing(padded, min(MAX_LOGPROBS, config.vocab_size)), unseen))
+    cache, (result, captured) = jax.lax.fori_loop(0, num_tiles, run, start)
+    last = jax.tree.map(lambda x: x[jnp.maximum(batch.query_starts[1:] - 1, 0)], result)
     return cache, StepOutput(
-        tokens=tokens_R,
-        logprobs=jax.tree.map(lambda x: x[last_R], logprobs),
-        failed=failed_T[last_R] & (batch.context_lens > 0),
-        prompt=logprobs,
+        tokens=last.tokens,
+        logprobs=last.logprobs,
+        failed=last.failed & (batch.context_lens > 0),
+        stuck=last.stuck & batch.samples,
+        prompt=result.logprobs,
         captured=captured,
-        sampling=replace(sampling, history=append_sampled(sampling.history, batch, tokens_R)),
+        sampling=after_sampling(sampling, batch, last.tokens, last.mirostat_mu),
+        mirostat_mu=last.mirostat_mu,
     )
 
 
@@ -153,12 +165,12 @@ def _tile(
     scored_X: Bool[Array, " X"],
     sampling: SamplingState,
     taps: Taps,
+    lanes: tuple[ProcessorLane, ...],
     *,
     config: ModelConfig,
     bind: BindAttention,
-) -> tuple[KVCache, tuple[Array, Array, TokenLogprobs, Any]]:
-    """One tile through the model: sampled tokens, failures, logprobs of each row's next token, and
-    captures.
+) -> tuple[KVCache, tuple[TileResult, Any]]:
+    """One tile through the model: its results and captures.
 
     The next token of a row is the sampled one, or the one that its prompt goes on with.
     """
@@ -166,36 +178,65 @@ def _tile(
     tokens_X = sampling.history[tile.slots, meta.positions]
     taps = placed_in_step(taps, tile.slots, meta.positions, sampling)
     hidden_XD, next_cache, captured = forward_capture(
-        params, tokens_X, meta.positions, cache, config=config, attend=bind(meta), taps=taps
+        params,
+        tokens_X,
+        meta.positions,
+        cache,
+        config=config,
+        attend=bind(meta),
+        taps=taps,
+        layout=_one_by_one(tile) if config.is_recurrent else None,
     )
     assert next_cache is not None
 
-    def read_out() -> tuple[Array, Array, TokenLogprobs]:
+    def read_out() -> TileResult:
         logits_XV = unembed(params, hidden_XD, config, taps=taps)
-        sampled_X = sample(logits_XV, sampling, tile.slots, tile.context_lens, tile.samples)
+        processed_X = sampling.processed_logprobs[tile.slots]
+        active_X = tile.samples | (scored_X & processed_X)
+        sampled = sample(logits_XV, sampling, tile.slots, tile.context_lens, active_X, lanes)
         following_X = sampling.history[tile.slots, tile.context_lens]
         wanted = jnp.maximum(
             num_logprobs_wanted(sampling, tile.slots, tile.samples),
             jnp.max(jnp.where(scored_X, sampling.num_prompt_logprobs[tile.slots], -1)),
         )
-        target_X = jnp.where(tile.samples, sampled_X, following_X)
-        logprobs = logprobs_if_wanted(logits_XV, target_X, wanted)
-        return sampled_X, rows_failed(logits_XV), logprobs
+        target_X = jnp.where(tile.samples, sampled.tokens, following_X)
+        logprobs = logprobs_if_wanted(
+            logits_XV, sampled, target_X, sampling, tile.slots, tile.samples | scored_X, wanted
+        )
+        failed_X = rows_failed(logits_XV)
+        return TileResult(sampled.tokens, failed_X, sampled.stuck, sampled.mirostat_mu, logprobs)
 
     nothing = _nothing(TILE_ROWS, min(MAX_LOGPROBS, config.vocab_size))
     wanted_here = jnp.any(tile.samples | scored_X)
-    return next_cache, (*jax.lax.cond(wanted_here, read_out, lambda: nothing), captured)
+    return next_cache, (jax.lax.cond(wanted_here, read_out, lambda: nothing), captured)
 
 
-def _nothing(count: int, num_alternatives: int) -> tuple[Array, Array, TokenLogprobs]:
+def _one_by_one(tile: StepBatch) -> RaggedLayout:
+    """Recurrent layers take each token by itself, so that no cut of a prompt shows."""
+    index = jnp.arange(TILE_ROWS)
+    return RaggedLayout(
+        tokens=index[:, None],
+        valid=tile.context_lens[:, None] > 0,
+        starts=tile.context_lens[:, None] == 1,
+        slots=tile.slots,
+        tile_of_token=index,
+    )
+
+
+def _nothing(count: int, num_alternatives: int) -> TileResult:
     """Results of `count` tokens that nobody asked for."""
-    return (
-        jnp.zeros(count, jnp.int32),
-        jnp.zeros(count, bool),
-        TokenLogprobs(
+    ids, alternatives = (count, MAX_LOGPROB_TOKEN_IDS), (count, num_alternatives)
+    return TileResult(
+        tokens=jnp.zeros(count, jnp.int32),
+        failed=jnp.zeros(count, bool),
+        stuck=jnp.zeros(count, bool),
+        mirostat_mu=jnp.zeros(count, jnp.float32),
+        logprobs=TokenLogprobs(
             chosen=jnp.zeros(count, jnp.float32),
             rank=jnp.zeros(count, jnp.int32),
-            top_ids=jnp.zeros((count, num_alternatives), jnp.int32),
-            top=jnp.zeros((count, num_alternatives), jnp.float32),
+            top_ids=jnp.zeros(alternatives, jnp.int32),
+            top=jnp.zeros(alternatives, jnp.float32),
+            given=jnp.zeros(ids, jnp.float32),
+            given_rank=jnp.zeros(ids, jnp.int32),
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,9 +28,13 @@ class HostLogprobs:
     rank: np.ndarray
     top_ids: np.ndarray
     top: np.ndarray
+    given: np.ndarray
+    given_rank: np.ndarray
 
-    def table(self, row: int, token: int, count: int) -> dict[int, Logprob]:
-        """The token's entry and those of the `count` likeliest."""
+    def table(
+        self, row: int, token: int, count: int, given: Sequence[int] = ()
+    ) -> dict[int, Logprob]:
+        """The entries of the token, of the `count` likeliest and of the ids `given`."""
         entries = {
             int(i): Logprob(float(p), rank + 1)
             for rank, (i, p) in enumerate(
@@ -37,6 +42,9 @@ class HostLogprobs:
             )
         }
         entries.setdefault(token, Logprob(float(self.chosen[row]), int(self.rank[row])))
+        for i, one in enumerate(given):
+            found = Logprob(float(self.given[row, i]), int(self.given_rank[row, i]))
+            entries.setdefault(one, found)
         return entries
 
 
@@ -47,6 +55,16 @@ class PromptScores:
     token_ids: tuple[int, ...]
     count: int
     """Alternatives per token."""
+    given: tuple[int, ...] = ()
+    """Ids whose logprobs are wanted at every token."""
+
+    @classmethod
+    def of(cls, request: Request) -> PromptScores | None:
+        """What a request wants; None where it wants no logprobs of its prompt."""
+        params, tokens = request.params, request.prompt_token_ids
+        if params.prompt_logprobs is None:
+            return None
+        return cls(tokens, params.prompt_logprobs, params.logprob_token_ids)
 
     def __post_init__(self) -> None:
         length = len(self.token_ids)
@@ -54,6 +72,8 @@ class PromptScores:
         self.rank = np.zeros(length, np.int32)
         self.top_ids = np.zeros((length, self.count), np.int32)
         self.top = np.zeros((length, self.count), np.float32)
+        self.at_given = np.zeros((length, len(self.given)), np.float32)
+        self.given_rank = np.zeros((length, len(self.given)), np.int32)
 
     def fill(self, chunk: ScheduledChunk, flat_start: int, scores: HostLogprobs) -> None:
         """Take a chunk's share of a step's scores: position p's are those of token p + 1."""
@@ -67,11 +87,17 @@ class PromptScores:
         self.rank[target] = scores.rank[source]
         self.top_ids[target] = scores.top_ids[source, : self.count]
         self.top[target] = scores.top[source, : self.count]
+        self.at_given[target] = scores.given[source, : len(self.given)]
+        self.given_rank[target] = scores.given_rank[source, : len(self.given)]
 
     def tables(self) -> list[dict[int, Logprob] | None]:
-        host = HostLogprobs(self.chosen, self.rank, self.top_ids, self.top)
+        host = HostLogprobs(
+            self.chosen, self.rank, self.top_ids, self.top, self.at_given, self.given_rank
+        )
         return [None] + [
-            host.table(i, self.token_ids[i], self.count) for i in range(1, len(self.token_ids))
+            host.table(i, token, self.count, self.given)
+            for i, token in enumerate(self.token_ids)
+            if i > 0
         ]
 
 

@@ -1,13 +1,13 @@
 """Moves whole pages: within the cache, to host memory and back.
 
-Every leaf of a cache has the pages as its leading axis, so one function serves all dtypes. Pages
-move in groups of two fixed sizes, filled up with the trash page: a handful of small programs.
+Every leaf of a cache's layers has the pages as its leading axis, so one function serves all dtypes.
+Pages move in groups of two fixed sizes, filled up with the trash page: a few small programs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ GROUPS = (64, 8)
 
 @dataclass
 class SwappedPages:
-    """Pages on their way to host memory, or there: per group a cache of so many pages."""
+    """Pages on their way to host memory, or there: per group the layers' arrays of so many."""
 
     groups: list[Any]
     settled: bool = False
@@ -87,15 +87,17 @@ def _groups(pages: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 @jax.jit
-def _read(cache: KVCache, pages: jax.Array) -> KVCache:
-    return jax.tree.map(lambda leaf: leaf[pages], cache)
+def _read(cache: KVCache, pages: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[pages], cache.layers)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _write(cache: KVCache, pages: jax.Array, content: KVCache) -> KVCache:
-    return jax.tree.map(lambda leaf, part: leaf.at[pages].set(part), cache, content)
+def _write(cache: KVCache, pages: jax.Array, content: Any) -> KVCache:
+    layers = jax.tree.map(lambda leaf, part: leaf.at[pages].set(part), cache.layers, content)
+    return replace(cache, layers=layers)
 
 
 @partial(jax.jit, donate_argnums=0)
 def _copy(cache: KVCache, sources: jax.Array, targets: jax.Array) -> KVCache:
-    return jax.tree.map(lambda leaf: leaf.at[targets].set(leaf[sources]), cache)
+    layers = jax.tree.map(lambda leaf: leaf.at[targets].set(leaf[sources]), cache.layers)
+    return replace(cache, layers=layers)

@@ -1,6 +1,6 @@
-"""Per-token additions to the logits, and vocabularies cut down to a set of tokens.
+"""Per-token additions to the logits.
 
-Dimension key: R rows, V vocabulary, W words of 32 vocabulary bits.
+Dimension key: R rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,28 +26,3 @@ def add_bias(
     return jax.lax.cond(
         jnp.any(values != 0), lambda: logits.at[rows, ids].add(values), lambda: logits
     )
-
-
-def restrict_tokens(
-    logits: Float[Array, "R V"],
-    state: SamplingState,
-    slots: Int[Array, " R"],
-    lengths: Int[Array, " R"],
-) -> Float[Array, "R V"]:
-    """-inf for tokens outside `allowed_token_ids`; nothing is done where no row has them."""
-    del lengths
-    restricted = state.restricted[slots]
-
-    def masked() -> Array:
-        allowed = _unpack(state.allowed[slots], logits.shape[1])
-        return jnp.where(restricted[:, None] & ~allowed, -jnp.inf, logits)
-
-    return jax.lax.cond(jnp.any(restricted), masked, lambda: logits)
-
-
-def _unpack(words: Array, vocab: int) -> Array:
-    """bool [R, V] from uint32 [R, W]."""
-    assert words.shape[1] * 32 >= vocab, f"{words.shape[1]} words for {vocab} tokens"
-    shifts = jnp.arange(32, dtype=jnp.uint32)
-    bits = (words[:, :, None] >> shifts) & jnp.uint32(1)
-    return bits.reshape(words.shape[0], -1)[:, :vocab] == 1

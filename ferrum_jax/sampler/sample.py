@@ -5,16 +5,32 @@ Dimension key: R rows, V vocabulary.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ferrum_jax.sampler.bias import add_bias, restrict_tokens
+from ferrum_jax.sampler.bias import add_bias
+from ferrum_jax.sampler.masks import forbid_bad_words, hold_off_the_end, restrict_tokens
+from ferrum_jax.sampler.mirostat import limit_surprise, next_mu
 from ferrum_jax.sampler.order import first_argmax
 from ferrum_jax.sampler.penalties import apply_penalties
+from ferrum_jax.sampler.processors import run_processors
 from ferrum_jax.sampler.state import active_slots
 from ferrum_jax.sampler.truncate import truncate
-from ferrum_jax.types import SamplingState
+from ferrum_jax.types import ProcessorLane, SamplingState
+
+
+class Sampled(NamedTuple):
+    """What one step samples."""
+
+    tokens: Int[Array, " R"]
+    processed: Float[Array, "R V"]
+    """The logits whose softmax is sampled from."""
+    stuck: Bool[Array, " R"]
+    """Where processing left no distribution: the token means nothing."""
+    mirostat_mu: Float[Array, " R"]
 
 
 def sample(
@@ -23,18 +39,26 @@ def sample(
     slots: Int[Array, " R"],
     lengths: Int[Array, " R"],
     active: Bool[Array, " R"],
-) -> Int[Array, " R"]:
+    lanes: tuple[ProcessorLane, ...] = (),
+    *,
+    processes: bool = True,
+) -> Sampled:
     """The next token of each row, int32: a function of its logits, history, seed and position.
 
     Args:
         logits: of the model, fp32.
         lengths: tokens of the row's history that precede the sampled one; also its position.
         active: rows whose token is wanted; others are treated as greedy and cost nothing.
+        lanes: the logits processors of the step's requests.
+        processes: False where no request has more than a temperature: then nothing else is
+            compiled.
     """
     with jax.named_scope("sample"):
         slots = active_slots(state, slots, active)
-        processed = process_logits(logits, state, slots, lengths)
-        return choose(processed, state, slots, lengths)
+        scaled, processed, stuck = _process(logits, state, slots, lengths, lanes, processes)
+        tokens = choose(processed, state, slots, lengths)
+        mu = next_mu(scaled, tokens, state, slots) if processes else state.mirostat_mu[slots]
+        return Sampled(tokens, processed, stuck, mu)
 
 
 def process_logits(
@@ -42,14 +66,69 @@ def process_logits(
     state: SamplingState,
     slots: Int[Array, " R"],
     lengths: Int[Array, " R"],
+    lanes: tuple[ProcessorLane, ...] = (),
+    *,
+    processes: bool = True,
 ) -> Float[Array, "R V"]:
-    """Penalties, bias, temperature, truncation: what is softmaxed is what is sampled from.
+    """The logits whose softmax is sampled from; rows with the padding's slot stay as they are.
 
-    Greedy rows have neither temperature nor truncation. Rows with the padding's slot are neutral.
+    In this order: penalties, bias, the requests' own processors, masks, temperature, truncation.
+    Greedy rows have neither temperature nor truncation. `processes` as in `sample`.
     """
-    for process in (apply_penalties, add_bias, restrict_tokens, scale_by_temperature, truncate):
-        logits = process(logits, state, slots, lengths)
-    return logits
+    return _process(logits, state, slots, lengths, lanes, processes)[1]
+
+
+def _process(
+    logits: Float[Array, "R V"],
+    state: SamplingState,
+    slots: Int[Array, " R"],
+    lengths: Int[Array, " R"],
+    lanes: tuple[ProcessorLane, ...],
+    processes: bool,
+) -> tuple[Float[Array, "R V"], Float[Array, "R V"], Bool[Array, " R"]]:
+    """The logits before and after truncation, and the rows that were left no distribution."""
+    if not processes:
+        scaled = scale_by_temperature(logits, state, slots, lengths)
+        return scaled, scaled, jnp.zeros(slots.shape, bool)
+    adjusted, stuck = _adjust(logits, state, slots, lengths, lanes)
+    scaled = scale_by_temperature(adjusted, state, slots, lengths)
+    return scaled, _truncate(scaled, state, slots, lengths), stuck
+
+
+def _adjust(
+    logits: Float[Array, "R V"],
+    state: SamplingState,
+    slots: Int[Array, " R"],
+    lengths: Int[Array, " R"],
+    lanes: tuple[ProcessorLane, ...],
+) -> tuple[Float[Array, "R V"], Bool[Array, " R"]]:
+    """All that comes before the temperature, and the rows it left without a distribution.
+
+    The masks come last: nothing undoes them.
+    """
+
+    def adjusted() -> tuple[Array, Array]:
+        changed = apply_penalties(logits, state, slots, lengths)
+        changed = add_bias(changed, state, slots, lengths)
+        changed = run_processors(changed, state, slots, lengths, lanes)
+        for mask in (restrict_tokens, forbid_bad_words, hold_off_the_end):
+            changed = mask(changed, state, slots, lengths)
+        return changed, rows_failed(changed) & state.adjusts[slots]
+
+    nothing = jnp.zeros(slots.shape, bool)
+    return jax.lax.cond(jnp.any(state.adjusts[slots]), adjusted, lambda: (logits, nothing))
+
+
+def _truncate(
+    logits: Float[Array, "R V"],
+    state: SamplingState,
+    slots: Int[Array, " R"],
+    lengths: Int[Array, " R"],
+) -> Float[Array, "R V"]:
+    def truncated() -> Array:
+        return limit_surprise(truncate(logits, state, slots, lengths), state, slots, lengths)
+
+    return jax.lax.cond(jnp.any(state.truncates[slots]), truncated, lambda: logits)
 
 
 def scale_by_temperature(

@@ -1,7 +1,7 @@
 """The sampling state on the device, and how sequences enter its slots.
 
 Dimension key: S slots (slot S is the padding's), A slots written at once, L longest sequence,
-V vocabulary, W words of 32 vocabulary bits.
+V vocabulary, W words of 32 vocabulary bits, P tokens of bad words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -18,8 +18,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 from ferrum_jax.types import SamplingParams, SamplingState
-from ferrum_jax.types.sampling import MAX_LOGIT_BIAS
+from ferrum_jax.types.sampling import (
+    MAX_BAD_TOKENS,
+    MAX_END_IDS,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROB_TOKEN_IDS,
+    TRUNCATIONS,
+)
 
+MOVING = ("history", "mirostat_mu")
+"""What a step changes of the state."""
 ROWS_PER_WRITE = 8
 """Sequences that one call of `write_slots` can place."""
 
@@ -35,6 +43,12 @@ class SlotUpdate:
     params: SamplingParams
     key: np.ndarray
     """uint32 [2], from `sequence_key`"""
+    bad_word_ids: Sequence[Sequence[int]] = ()
+    """the spellings of `params.bad_words`, at most 1024 tokens together"""
+    end_ids: Sequence[int] = ()
+    """what `params.min_tokens` holds off, at most 128"""
+    mirostat_mu: float | None = None
+    """as its last token left it; None: it has none yet"""
 
 
 def sequence_key(seed: int, index: int) -> UInt32[np.ndarray, " 2"]:
@@ -87,6 +101,29 @@ def write_slots(
     return jax.tree.map(lambda whole, part: whole.at[slots].set(part), state, rows)
 
 
+def write_masks(
+    settings: SamplingState, slots: Int[Array, " A"], masks: UInt32[Array, "A W"]
+) -> SamplingState:
+    """The settings with other `allowed_token_ids` in some slots; to be jitted."""
+    return replace(
+        settings,
+        allowed=settings.allowed.at[slots].set(masks),
+        restricted=settings.restricted.at[slots].set(True),
+    )
+
+
+def split_state(state: SamplingState) -> tuple[SamplingState, SamplingState]:
+    """What a step changes, and what stays for as long as the sequences do; None in other places."""
+    moving: dict[str, Any] = dict.fromkeys(field.name for field in fields(state))
+    moving |= {name: getattr(state, name) for name in MOVING}
+    return SamplingState(**moving), replace(state, **dict.fromkeys(MOVING))
+
+
+def join_state(moving: SamplingState, settings: SamplingState) -> SamplingState:
+    """The state that was split."""
+    return replace(settings, **{name: getattr(moving, name) for name in MOVING})
+
+
 def active_slots(
     state: SamplingState, slots: Int[Array, " R"], active: Bool[Array, " R"]
 ) -> Int[Array, " R"]:
@@ -96,7 +133,7 @@ def active_slots(
 
 def _neutral_rows(count: int, max_len: int, vocab_size: int) -> SamplingState:
     words = -(-vocab_size // 32)
-    fields: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "history": np.zeros((count, max_len + 1), np.int32),
         "prompt_lens": np.zeros(count, np.int32),
         "seeds": np.zeros((count, 2), np.uint32),
@@ -113,8 +150,23 @@ def _neutral_rows(count: int, max_len: int, vocab_size: int) -> SamplingState:
         "restricted": np.zeros(count, np.bool_),
         "num_logprobs": np.full(count, -1, np.int32),
         "num_prompt_logprobs": np.full(count, -1, np.int32),
+        "processed_logprobs": np.zeros(count, np.bool_),
+        "given_ids": np.zeros((count, MAX_LOGPROB_TOKEN_IDS), np.int32),
+        "num_given": np.zeros(count, np.int32),
+        "min_tokens": np.zeros(count, np.int32),
+        "end_ids": np.full((count, MAX_END_IDS), -1, np.int32),
+        "bad_tokens": np.zeros((count, MAX_BAD_TOKENS), np.int32),
+        "bad_backs": np.full((count, MAX_BAD_TOKENS), -1, np.int32),
+        "typical_p": np.ones(count, np.float32),
+        "tfs_z": np.ones(count, np.float32),
+        "mirostat": np.zeros(count, np.int32),
+        "mirostat_tau": np.zeros(count, np.float32),
+        "mirostat_eta": np.zeros(count, np.float32),
+        "mirostat_mu": np.zeros(count, np.float32),
+        "adjusts": np.zeros(count, np.bool_),
+        "truncates": np.zeros(count, np.bool_),
     }
-    return SamplingState(**fields)
+    return SamplingState(**arrays)
 
 
 def _fill(rows: SamplingState, i: int, update: SlotUpdate, vocab_size: int) -> None:
@@ -129,28 +181,87 @@ def _fill(rows: SamplingState, i: int, update: SlotUpdate, vocab_size: int) -> N
     # Where fp32 cannot divide by the temperature any more, its limit is greedy.
     tiny = params.temperature < np.finfo(np.float32).tiny
     rows.temperature[i] = 0.0 if tiny else params.temperature
-    rows.top_k[i] = max(params.top_k, 0)
-    rows.top_p[i] = params.top_p
-    rows.min_p[i] = params.min_p
     rows.repetition_penalty[i] = params.repetition_penalty
     rows.presence_penalty[i] = params.presence_penalty
     rows.frequency_penalty[i] = params.frequency_penalty
+    rows.adjusts[i] = adjusts_logits(params)
+    _fill_truncation(rows, i, update)
+    _fill_masks(rows, i, update, vocab_size)
+    _fill_logprobs(rows, i, params)
     count = len(params.logit_bias)
     if count:
         rows.bias_ids[i, :count] = list(params.logit_bias)
         rows.bias_values[i, :count] = list(params.logit_bias.values())
+
+
+def processes_logits(params: SamplingParams) -> bool:
+    """Whether more than a temperature lies between the model's logits and a token."""
+    return adjusts_logits(params) or truncates_distribution(params)
+
+
+def truncates_distribution(params: SamplingParams) -> bool:
+    """Whether tokens are dropped after the temperature."""
+    return params.mirostat is not None or any(
+        getattr(params, name) not in neutral for name, neutral in TRUNCATIONS.items()
+    )
+
+
+def adjusts_logits(params: SamplingParams) -> bool:
+    """Whether anything changes the logits before the temperature does."""
+    return (
+        (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1, 0, 0)
+        or bool(params.logit_bias or params.bad_words or params.logits_processors)
+        or params.allowed_token_ids is not None
+        or params.guided is not None
+        or params.min_tokens > 0
+    )
+
+
+def _fill_truncation(rows: SamplingState, i: int, update: SlotUpdate) -> None:
+    params = update.params
+    rows.truncates[i] = truncates_distribution(params)
+    rows.top_k[i] = max(params.top_k, 0)
+    rows.tfs_z[i] = params.tfs_z
+    rows.typical_p[i] = params.typical_p
+    rows.top_p[i] = params.top_p
+    rows.min_p[i] = params.min_p
+    if params.mirostat is not None:
+        rows.mirostat[i] = params.mirostat["mode"]
+        rows.mirostat_tau[i] = params.mirostat["tau"]
+        rows.mirostat_eta[i] = params.mirostat["eta"]
+        start = 2 * params.mirostat["tau"]
+        rows.mirostat_mu[i] = start if update.mirostat_mu is None else update.mirostat_mu
+
+
+def _fill_masks(rows: SamplingState, i: int, update: SlotUpdate, vocab_size: int) -> None:
+    params = update.params
     if params.allowed_token_ids is not None:
-        rows.allowed[i] = _bits(params.allowed_token_ids, vocab_size)
+        rows.allowed[i] = pack_ids(params.allowed_token_ids, vocab_size)
         rows.restricted[i] = True
-    rows.num_logprobs[i] = _or_none_wanted(params.logprobs)
+    rows.min_tokens[i] = params.min_tokens
+    if params.min_tokens:
+        rows.end_ids[i, : len(update.end_ids)] = update.end_ids
+    flat = [token for word in update.bad_word_ids for token in word]
+    rows.bad_tokens[i, : len(flat)] = flat
+    rows.bad_backs[i, : len(flat)] = [
+        back for word in update.bad_word_ids for back in reversed(range(len(word)))
+    ]
+
+
+def _fill_logprobs(rows: SamplingState, i: int, params: SamplingParams) -> None:
+    rows.num_logprobs[i] = _or_none_wanted(params.num_logprobs)
     rows.num_prompt_logprobs[i] = _or_none_wanted(params.prompt_logprobs)
+    rows.processed_logprobs[i] = params.logprobs_mode == "processed"
+    given = params.logprob_token_ids
+    rows.given_ids[i, : len(given)] = given
+    rows.num_given[i] = len(given)
 
 
 def _or_none_wanted(count: int | None) -> int:
     return -1 if count is None else count
 
 
-def _bits(ids: tuple[int, ...], vocab_size: int) -> UInt32[np.ndarray, " W"]:
+def pack_ids(ids: tuple[int, ...], vocab_size: int) -> UInt32[np.ndarray, " W"]:
     """Bit `id % 32` of word `id // 32` set for each id."""
     mask = np.zeros(-(-vocab_size // 32) * 32, np.bool_)
     mask[array("i", ids)] = True

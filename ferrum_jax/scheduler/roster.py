@@ -33,7 +33,13 @@ class Roster:
         blocks: BlockManager,
         policy: SchedulingPolicy,
         max_model_len: int,
+        shares_pages: bool = True,
     ):
+        """Args:
+        shares_pages: whether a sequence can go on from pages alone; without, whatever does not
+            run computes its tokens anew.
+        """
+        self._shares_pages = shares_pages
         self._engine, self._blocks, self._policy = engine, blocks, policy
         self._max_model_len = max_model_len
         # A dict as an ordered set: whatever ends or gives way is taken out in O(1).
@@ -88,6 +94,9 @@ class Roster:
                 f"not {num_tokens}"
             )
         self._check_new(sequence)
+        if not self._shares_pages:
+            self.add(sequence)
+            return
         sequence.blocks = self._blocks.fork(table, num_tokens)
         sequence.num_scheduled = sequence.num_cached = num_tokens
         if sequence.blocks.pages:
@@ -96,7 +105,9 @@ class Roster:
 
     def num_shareable(self, sequence: Sequence) -> int:
         """Known tokens whose pages another can share: all but the last, none in host memory."""
-        return 0 if sequence.swapped else min(sequence.num_scheduled, len(sequence.token_ids) - 1)
+        if sequence.swapped or not self._shares_pages:
+            return 0
+        return min(sequence.num_scheduled, len(sequence.token_ids) - 1)
 
     def snapshot(self, sequence: Sequence) -> Snapshot:
         """A sequence as it stands, its known tokens; it shares the pages, while they last."""
@@ -147,8 +158,10 @@ class Roster:
         if sequence.swapped:
             self._drop_swapped(sequence)
         del sequence.token_ids[num_tokens:]
+        del sequence.mirostat_mus[num_tokens - sequence.prompt_len :]
         # The last token is computed again: its logits choose the next one.
-        sequence.num_scheduled = min(sequence.num_scheduled, num_tokens - 1)
+        kept = num_tokens - 1 if self._shares_pages else 0
+        sequence.num_scheduled = min(sequence.num_scheduled, kept)
         self._blocks.truncate(sequence.blocks, sequence.num_scheduled)
 
     def update_priority(self, sequence: Sequence, priority: Priority) -> None:

@@ -47,6 +47,8 @@ class ContinuousScheduler(Roster):
             tokens = len(sequence.token_ids) + sequence.num_pending
             if tokens >= sequence.max_len and not sequence.request.score_only:
                 continue  # Its last token is known, or on its way.
+            if sequence.settles and sequence.num_pending:
+                continue
             start = sequence.num_scheduled
             end = min(tokens, start + plan.budget)
             if end <= start:
@@ -138,18 +140,20 @@ class ContinuousScheduler(Roster):
     def _take_prefix(self, sequence: Sequence) -> int | None:
         """Share the cached pages of a sequence's beginning; None where they are not asked for.
 
-        At least one token is left to compute. Prompt logprobs and captures take computing all.
+        At least one token is left to compute; captures take computing all, prompt logprobs all
+        from the first that is wanted on.
         """
         request = sequence.request
+        limit = request.num_shareable(sequence.num_tokens - 1)
         if (
             not self._blocks.caches_prefixes
             or sequence.swapped
             or sequence.blocks.pages
-            or request.computes_whole_prompt
+            or not limit
         ):
             return None
         taken = self._blocks.take_prefix(
-            sequence.blocks, sequence.token_ids, request.prefix_salt, sequence.num_tokens - 1
+            sequence.blocks, sequence.token_ids, request.prefix_salt, limit
         )
         sequence.num_scheduled = taken
         return taken

@@ -3,7 +3,7 @@
 from ferrum_jax.tokenizer.chat import ChatTemplates
 from ferrum_jax.tokenizer.detokenize import IncrementalDetokenizer
 from ferrum_jax.tokenizer.huggingface import HuggingFaceTokenizer
-from ferrum_jax.tokenizer.load import load_tokenizer
+from ferrum_jax.tokenizer.load import has_tokenizer, load_tokenizer
 from ferrum_jax.tokenizer.sentence_piece import SentencePieceTokenizer
 from ferrum_jax.tokenizer.stops import StopMatcher
 
@@ -13,5 +13,6 @@ __all__ = [
     "IncrementalDetokenizer",
     "SentencePieceTokenizer",
     "StopMatcher",
+    "has_tokenizer",
     "load_tokenizer",
 ]

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ferrum_jax.tokenizer.chat import ChatTemplates
 from ferrum_jax.tokenizer.files import TokenizerFiles
-from ferrum_jax.types.errors import RequestError, TokenizerError
+from ferrum_jax.types.errors import RequestError, TokenizerError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """The tokens of a conversation."""
+
+    token_ids: tuple[int, ...]
+    assistant_mask: tuple[bool, ...]
+    """Per token, whether the assistant wrote it."""
 
 
 class FileTokenizer:
@@ -28,6 +38,7 @@ class FileTokenizer:
         if files.extra_special:
             variables["additional_special_tokens"] = list(files.extra_special)
         self._chat = ChatTemplates(files.templates, variables)
+        self._truncation_side = _truncation_side(files)
 
     @property
     def bos_token_id(self) -> int | None:
@@ -51,13 +62,57 @@ class FileTokenizer:
 
     def apply_chat_template(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Any],
         *,
         add_generation_prompt: bool = True,
-        **variables: Any,
+        **options: Any,
     ) -> str:
-        """The prompt text of a conversation; see `ChatTemplates.render`."""
-        return self._chat.render(messages, add_generation_prompt=add_generation_prompt, **variables)
+        """The prompt text of a conversation; see `ChatTemplates.render_spans` for the options."""
+        return self._chat.render(messages, add_generation_prompt=add_generation_prompt, **options)
+
+    def encode_chat(self, messages: Sequence[Any], **options: Any) -> EncodedChat:
+        """The token ids of a conversation, and which of them the assistant wrote.
+
+        The template's `{% generation %}` blocks say which; every token with a character in one of
+        them counts. The options are those of `ChatTemplates.render_spans`.
+
+        Raises:
+            TokenizerError: the template has no such block.
+            UnsupportedError: the tokenizer does not tell where its tokens stand in the text.
+        """
+        chat = self._chat.render_spans(messages, **options)
+        if not chat.has_blocks:
+            raise TokenizerError(
+                "the chat template has no {% generation %} block, so the assistant's tokens are "
+                "not known; mark them in it, or encode apply_chat_template's text"
+            )
+        ids, offsets = self.encode_offsets(chat.text)
+        return EncodedChat(tuple(ids), tuple(_inside(offset, chat.spans) for offset in offsets))
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids without special ones around them, and each one's characters in the text."""
+        raise UnsupportedError(
+            "a sentencepiece model does not tell where its tokens stand in a text; convert it to a "
+            "tokenizer.json"
+        )
+
+    def _room(self, max_length: int, extra: int) -> int:
+        """Tokens left for a text beside `extra` special ones."""
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < extra:
+            raise RequestError(
+                f"max_length is {max_length!r}; it must be an integer from {extra}, the special "
+                "tokens around a text"
+            )
+        return max_length - extra
+
+    def _truncated(self, ids: list[int], room: int) -> list[int]:
+        return ids[:room] if self._truncation_side == "right" else ids[len(ids) - room :]
+
+
+def _inside(offset: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether a token's characters overlap one of the spans."""
+    start, end = offset
+    return any(start < last and end > first for first, last in spans)
 
 
 def check_text(text: str) -> str:
@@ -104,3 +159,12 @@ def _eos_ids(
     own = None if text is None else find(text)
     ids = files.eos_ids if own is None else (own, *files.eos_ids)
     return tuple(dict.fromkeys(ids))
+
+
+def _truncation_side(files: TokenizerFiles) -> str:
+    side = files.config.get("truncation_side") or "right"
+    if side not in ("left", "right"):
+        raise TokenizerError(
+            f"tokenizer_config.json: truncation_side is {side!r}; it must be left or right"
+        )
+    return side

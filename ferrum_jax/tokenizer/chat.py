@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jinja2
-
-from ferrum_jax.tokenizer.meter import MAX_TEXT, Meter
+from ferrum_jax.tokenizer.conversation import (
+    Continuation,
+    plain,
+    plain_documents,
+    plain_messages,
+    plain_tools,
+)
+from ferrum_jax.tokenizer.meter import Meter
 from ferrum_jax.tokenizer.sandbox import MeteredEnvironment
 from ferrum_jax.types.errors import RequestError, TokenizerError
 
 MAX_TEMPLATE = 2**18
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """A rendered conversation."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+    """First and last-plus-one character of every `{% generation %}` block, in order."""
+    has_blocks: bool = False
+    """Whether the template has such blocks."""
 
 
 class ChatTemplates:
@@ -36,35 +54,58 @@ class ChatTemplates:
             return next(iter(self._templates.values()))
         return self._templates.get("default")
 
-    def render(
+    def render(self, messages: Sequence[Any], **options: Any) -> str:
+        """The prompt text of a conversation; see `render_spans` for the options."""
+        return self.render_spans(messages, **options).text
+
+    def render_spans(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Any],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
         chat_template: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Any] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         **variables: Any,
-    ) -> str:
-        """The prompt text of a conversation.
+    ) -> ChatText:
+        """The prompt text of a conversation, and where the assistant's words stand in it.
 
-        `chat_template` names one of the templates or is a template itself; without it the template
-        "tool_use" is taken if there are `tools` and such a template, else the default one. Other
-        keywords reach the template as variables. Raises RequestError for messages that are no
-        plain data, TokenizerError for a template that is missing, wrong, refused by the sandbox,
-        over a limit, or that itself refuses the conversation.
+        Args:
+            messages: mappings or dataclasses with role, content and whatever the template reads.
+            add_generation_prompt: end with the header of the assistant's next message.
+            continue_final_message: end with the last message, left open; a text names the field
+                that goes on, True means its content. No generation prompt is added then.
+            chat_template: names one of the templates or is a template itself; without it the
+                template "tool_use" is taken if there are `tools` and such a template, else the
+                default one.
+            tools: JSON schemas, or Python functions with type hints and a docstring.
+            documents: mappings, for templates that cite.
+            variables: what else the template reads.
+
+        Raises:
+            RequestError: messages or tools that are no plain data, or a conversation that the
+                template itself refuses.
+            TokenizerError: a template that is missing, wrong, refused by the sandbox or over a
+                limit.
         """
         source = self._choose(chat_template, tools)
-        given = {"messages": messages, "tools": tools, "documents": documents, **variables}
-        given["add_generation_prompt"] = add_generation_prompt
         try:
-            plain = {name: _plain(value, name) for name, value in given.items()}
+            given = {name: plain(value, name) for name, value in variables.items()}
+            given["messages"] = plain_messages(messages)
+            given["tools"] = plain_tools(tools)
+            given["documents"] = plain_documents(documents)
         except RecursionError as error:
             raise RequestError(
                 "the messages contain themselves or are nested too deeply"
             ) from error
+        open_end = None
+        if continue_final_message:
+            open_end = Continuation(given["messages"], continue_final_message)
+        given["add_generation_prompt"] = add_generation_prompt and open_end is None
         with self._lock:
-            return self._template(source).render({**self._variables, **plain})
+            chat = self._template(source).render({**self._variables, **given})
+        return chat if open_end is None else replace(chat, text=open_end.cut(chat.text))
 
     def _choose(self, wanted: str | None, tools: Sequence[Any] | None) -> str:
         if wanted is not None:
@@ -94,52 +135,30 @@ class _Template:
                 f"the chat template has {len(source)} characters; the limit is {MAX_TEMPLATE}"
             )
         self._environment = MeteredEnvironment()
+        self._has_blocks = re.search(r"{%[-+]?\s*generation\s*[-+]?%}", source) is not None
         try:
             self._template = self._environment.from_string(source)
         except Exception as error:  # jinja2 and the Python compiler raise many kinds
             raise _failed(error) from error
 
-    def render(self, variables: Mapping[str, Any]) -> str:
-        self._environment.meter = meter = Meter()
-        chunks, size = [], 0
+    def render(self, variables: Mapping[str, Any]) -> ChatText:
+        environment = self._environment
+        environment.meter = meter = Meter()
+        environment.written, environment.spans = 0, []
+        chunks = []
         try:
             for chunk in self._template.generate(variables):
                 chunks.append(chunk)
-                size += len(chunk)
-                meter.check_size(size)
-        except TokenizerError:
+                environment.written += len(chunk)
+                meter.check_size(environment.written)
+        except (TokenizerError, RequestError):
             raise
         except Exception as error:  # a template can raise anything that Python can
             raise _failed(error) from error
-        return "".join(chunks)
+        return ChatText("".join(chunks), tuple(environment.spans), self._has_blocks)
 
 
 def _failed(error: Exception) -> TokenizerError:
-    if type(error) is jinja2.TemplateError:
-        return TokenizerError(f"the chat template refuses the conversation: {error}")
     line = getattr(error, "lineno", None)
     where = f" in line {line}" if line else ""
     return TokenizerError(f"the chat template failed{where}: {type(error).__name__}: {error}")
-
-
-def _plain(value: Any, path: str) -> Any:
-    """A copy made of Python's own types, so that a template meets no method that is not theirs."""
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return _plain_scalar(value, kind)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    raise RequestError(
-        f"{path} is of type {type(value).__name__}; chat templates take texts, numbers, booleans, "
-        "None, and lists and dicts of these"
-    )
-
-
-def _plain_scalar(value: Any, kind: type) -> Any:
-    if kind is str and len(value) > MAX_TEXT:
-        raise RequestError(f"a message of {len(value)} characters; at most {MAX_TEXT} are allowed")
-    return kind(value) if kind is not str else str.__str__(value)

@@ -8,8 +8,10 @@ detokenizer therefore decodes a short window of tokens again and returns what is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
-from ferrum_jax.interfaces.tokenizer import Tokenizer
+from ferrum_jax.interfaces.tokenizer import CleaningTokenizer, Tokenizer
+from ferrum_jax.tokenizer.clean import StreamCleaner
 from ferrum_jax.types.errors import TokenizerError
 
 REPLACEMENT = "\ufffd"
@@ -33,7 +35,8 @@ class IncrementalDetokenizer:
     its end, because its last byte may still make all of it invalid.
 
     A push decodes at most 16 tokens and the byte-fallback run before them: O(1) amortised.
-    Ids outside the vocabulary have no text, as in `decode`.
+    Ids outside the vocabulary have no text, as in `decode`. Where `decode` cleans up spaces, the
+    stream does the same to the completion's text, and holds back a space that may have to go.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class IncrementalDetokenizer:
         self._skip = skip_special_tokens
         self._special_ids = tokenizer.special_ids
         self._pieces: list[str] = []
+        replacements = getattr(tokenizer, "replacements", ())
+        self._cleaner = StreamCleaner(replacements) if replacements else None
         self._window = self._tail(prefix_ids)
         text = self._decode(self._window)
         # Replacement characters at the prompt's end may turn into a character; until the first
@@ -77,7 +82,12 @@ class IncrementalDetokenizer:
     def flush(self) -> str:
         """The rest of the text, incomplete bytes as U+FFFD. No token may be pushed afterwards."""
         text = self._decode(self._window)
-        return self._take(text, len(text))
+        piece = self._take(text, len(text))
+        if self._cleaner is None:
+            return piece
+        rest = self._cleaner.flush()
+        self._pieces.append(rest)
+        return piece + rest
 
     def _take(self, text: str, end: int) -> str:
         """Return what the window's text has beyond the part shown, up to `end`."""
@@ -89,6 +99,8 @@ class IncrementalDetokenizer:
             self._shown += 1
         piece = text[self._shown : end]
         self._shown += len(piece)
+        if self._cleaner is not None:
+            piece = self._cleaner.push(piece)
         self._pieces.append(piece)
         return piece
 
@@ -119,7 +131,10 @@ class IncrementalDetokenizer:
         return tail[::-1]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)
+        if self._cleaner is None:
+            return self._tokenizer.decode(ids, skip_special_tokens=self._skip)
+        cleaning = cast(CleaningTokenizer, self._tokenizer)
+        return cleaning.decode_uncleaned(ids, skip_special_tokens=self._skip)
 
     def _spelling(self, token_id: int) -> str | None:
         """The token as its vocabulary spells it; None for one that leaves no text behind."""

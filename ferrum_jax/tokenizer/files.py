@@ -53,24 +53,31 @@ class TokenizerFiles:
     bos_id: int | None
     eos_ids: tuple[int, ...]
     templates: Mapping[str, str]
+    model_type: str | None = None
 
 
 def read_files(directory: Path) -> TokenizerFiles:
     """Read the files beside a tokenizer; raises TokenizerError for a damaged one."""
     config = _read_object(directory / "tokenizer_config.json")
-    special = {**_read_object(directory / "special_tokens_map.json"), **config}
+    mapped = _read_object(directory / "special_tokens_map.json")
+    # The older files say more than a tokenizer_config.json that lists no added tokens itself.
+    older = "added_tokens_decoder" not in config
+    special = {**config, **mapped} if older else {**mapped, **config}
+    named = {name: _content(special[name]) for name in SPECIAL_NAMES if name in special}
+    extra_special = _extra_special(special)
     model = _read_object(directory / "config.json")
     generation = _read_object(directory / "generation_config.json")
     bos = _ids(generation, "bos_token_id") or _ids(model, "bos_token_id")
     eos = _ids(generation, "eos_token_id") or _ids(model, "eos_token_id")
     return TokenizerFiles(
         config=config,
-        named={name: _content(special[name]) for name in SPECIAL_NAMES if name in special},
-        extra_special=_extra_special(special),
-        added=_added(directory, config),
+        named=named,
+        extra_special=extra_special,
+        added=_added(directory, config, {*named.values(), *extra_special}),
         bos_id=bos[0] if bos else None,
         eos_ids=eos,
         templates=_templates(directory, config),
+        model_type=model.get("model_type"),
     )
 
 
@@ -130,10 +137,14 @@ def _extra_special(special: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(content for content in map(_content, extra) if content)
 
 
-def _added(directory: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+def _added(
+    directory: Path, config: Mapping[str, Any], special: set[str | None]
+) -> dict[int, AddedToken]:
     added = {}
     for content, token_id in _read_object(directory / "added_tokens.json").items():
-        added[_id(token_id, "added_tokens.json")] = AddedToken(content)
+        is_special = content in special
+        token = AddedToken(content, special=is_special, normalized=not is_special)
+        added[_id(token_id, "added_tokens.json")] = token
     for token_id, fields in (config.get("added_tokens_decoder") or {}).items():
         added[_id(token_id, "added_tokens_decoder")] = _added_token(fields)
     return added

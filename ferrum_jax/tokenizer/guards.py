@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-import jinja2
 from jinja2.filters import make_attrgetter
 from jinja2.sandbox import MAX_RANGE
 
 from ferrum_jax.tokenizer.meter import MAX_TEXT, Meter
-from ferrum_jax.types.errors import TokenizerError
+from ferrum_jax.types.errors import RequestError, TokenizerError
 
 _WIDE = re.compile(r"\d{5}|%[-#0 +.\d]*\*")
 
 
 def raise_exception(message: str) -> None:
     """A template's way to refuse a conversation."""
-    raise jinja2.TemplateError(message)
+    raise RequestError(f"the chat template refuses the conversation: {message}")
 
 
 def strftime_now(format: str) -> str:
@@ -53,6 +52,14 @@ def join(environment: Any, value: Iterable[Any], d: str = "", attribute: Any = N
     """The items' texts with `d` between them."""
     parts = value if attribute is None else map(make_attrgetter(environment, attribute), value)
     return environment.meter.join(str(d), parts)
+
+
+def total(environment: Any, value: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
+    """The sum of the items, measured while it grows."""
+    parts = value if attribute is None else map(make_attrgetter(environment, attribute), value)
+    for part in parts:
+        start = environment.meter.hold(start + part)
+    return start
 
 
 def check_binop(meter: Meter, operator: str, left: Any, right: Any) -> None:

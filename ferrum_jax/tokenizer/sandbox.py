@@ -35,7 +35,6 @@ _DROPPED_FILTERS = (
     "pprint",
     "random",
     "striptags",
-    "sum",
     "urlize",
     "wordwrap",
     "xmlattr",
@@ -46,14 +45,34 @@ _DENIED_METHODS = frozenset({"decode", "encode", "expandtabs", "maketrans", "tra
 
 
 class GenerationBlock(Extension):
-    """`{% generation %}...{% endgeneration %}`, which marks the assistant's words for training."""
+    """`{% generation %}...{% endgeneration %}`, which marks the assistant's words for training.
+
+    As in transformers a block counts from what was written before it, which holds wherever its
+    text is not held in a macro or a variable first.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        return nodes.CallBlock(self.call_method("_generation"), [], [], body, lineno=line)
+
+    def _generation(self, caller: Callable[[], str]) -> str:
+        text = caller()
+        start = self.environment.written  # pyright: ignore[reportAttributeAccessIssue]
+        self.environment.spans.append((start, start + len(text)))  # pyright: ignore[reportAttributeAccessIssue]
+        return text
+
+
+class TemplateDict:
+    """`dict(...)` and `dict.fromkeys(...)`, and nothing else of Python's type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
 
 
 class TemplateNamespace(Namespace):
@@ -102,7 +121,10 @@ def _check_name(name: Any) -> None:
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox with a meter. Set `meter` anew before each rendering; one rendering at a time."""
+    """The sandbox with a meter; one rendering at a time.
+
+    Set `meter`, `written` (characters given out so far) and `spans` anew before each rendering.
+    """
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -114,13 +136,15 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             finalize=lambda value: self.meter.hold(value),
         )
         self.meter = Meter()
+        self.written = 0
+        self.spans: list[tuple[int, int]] = []
         self._set_globals()
         self._set_filters()
 
     def _set_globals(self) -> None:
         self.globals.pop("lipsum")
         self.globals["namespace"] = TemplateNamespace
-        self.globals["dict"] = lambda *args, **kwargs: dict(*args, **kwargs)
+        self.globals["dict"] = TemplateDict()
         self.globals["raise_exception"] = guards.raise_exception
         self.globals["strftime_now"] = guards.strftime_now
 
@@ -128,6 +152,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         for name in _DROPPED_FILTERS:
             del self.filters[name]
         self.filters["tojson"] = jinja2.pass_environment(guards.to_json)
+        self.filters["sum"] = jinja2.pass_environment(guards.total)
         self.filters["join"] = jinja2.pass_environment(guards.join)
         self.filters = {name: self._metered(name, run) for name, run in self.filters.items()}
         self.tests = {name: self._metered("", run) for name, run in self.tests.items()}
@@ -162,7 +187,10 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         self.meter.tick()
-        return super().getattr(obj, attribute)
+        value = super().getattr(obj, attribute)
+        if attribute.startswith("__") and isinstance(value, jinja2.Undefined):
+            return self.unsafe_undefined(obj, attribute)
+        return value
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         self.meter.tick()

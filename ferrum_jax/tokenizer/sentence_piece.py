@@ -14,6 +14,7 @@ import sentencepiece
 
 from ferrum_jax.tokenizer.base import FileTokenizer, check_ids, check_text, no_such_token
 from ferrum_jax.tokenizer.files import AddedToken, TokenizerFiles
+from ferrum_jax.tokenizer.spelling import words
 from ferrum_jax.tokenizer.split import TokenSplitter
 from ferrum_jax.types.errors import TokenizerError
 
@@ -30,7 +31,7 @@ class SentencePieceTokenizer(FileTokenizer):
     `legacy` (transformers' default where the key is absent) gives every stretch of text between
     special tokens sentencepiece's dummy space in front; otherwise only the whole text gets one, if
     `add_prefix_space`. Decoding takes the same spaces away again. Bytes that are no UTF-8 become
-    one U+FFFD each, as in sentencepiece.
+    one U+FFFD each, as in sentencepiece. A T5Tokenizer ends texts with EOS and has no BOS.
     """
 
     def __init__(self, data: bytes, files: TokenizerFiles, source: str = "tokenizer.model") -> None:
@@ -45,8 +46,9 @@ class SentencePieceTokenizer(FileTokenizer):
         special_ids = self._find_special(files, named)
         super().__init__(files, named, self._find, special_ids)
         self._splitter = TokenSplitter(self._split_tokens(files, special_ids))
-        self._add_bos = config.get("add_bos_token") is not False
-        self._add_eos = config.get("add_eos_token") is True
+        is_t5 = str(config.get("tokenizer_class")).removesuffix("Fast") == "T5Tokenizer"
+        self._add_bos = config.get("add_bos_token", not is_t5) is not False
+        self._add_eos = config.get("add_eos_token", is_t5) is True
         self._eos = self._find(named.get("eos_token") or "")
 
     @property
@@ -54,13 +56,22 @@ class SentencePieceTokenizer(FileTokenizer):
         """One more than the largest id, added tokens included."""
         return max(len(self._model), max(self._added, default=-1) + 1)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; raises RequestError for a text that is not valid Unicode."""
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, max_length: int | None = None
+    ) -> list[int]:
+        """Token ids of a text; raises RequestError for a text that is not valid Unicode.
+
+        `max_length` cuts the text's tokens on the side that `truncation_side` names, and leaves BOS
+        and EOS around them.
+        """
         ids = self._encode_text(check_text(text))
-        if not add_special_tokens:
-            return ids
         bos = [self._bos_token_id] if self._add_bos and self._bos_token_id is not None else []
         eos = [self._eos] if self._add_eos and self._eos is not None else []
+        if not add_special_tokens:
+            bos = eos = []
+        if max_length is not None:
+            room = self._room(max_length, len(bos) + len(eos))
+            ids = ids if len(ids) <= room else self._truncated(ids, room)
         return bos + ids + eos
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -72,6 +83,15 @@ class SentencePieceTokenizer(FileTokenizer):
             and not (skip_special_tokens and token_id in self._special_ids)
         ]
         return "".join(self._decode_sections(kept))
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every id; those of ids that the vocabulary leaves out are empty."""
+        return [
+            self.token_text(i).encode("utf-8")
+            if self._stands_alone(i)
+            else words(self.token_text(i) if self._exists(i) else "")
+            for i in range(self.vocab_size)
+        ]
 
     def token_text(self, token_id: int) -> str:
         """A token as its vocabulary spells it; raises TokenizerError for an unknown id."""

@@ -27,13 +27,17 @@ class StopMatcher:
         self._automata = [_Automaton(stop) for stop in stops]
         self._held = ""
 
-    def push(self, text: str) -> str:
-        """The text that may be shown after this much more has arrived."""
+    def push(self, text: str, *, may_stop: bool = True) -> str:
+        """The text that may be shown after this much more has arrived.
+
+        Without `may_stop` a stop string that ends in this text is like any other text; one that
+        only begins in it may still end in a later one.
+        """
         if self.matched is not None:
             return ""
         for index, char in enumerate(text):
             stop = self._advance(char)
-            if stop is not None:
+            if stop is not None and may_stop:
                 return self._cut(text[: index + 1], stop)
         return self._release(text)
 
@@ -77,7 +81,10 @@ class _Automaton:
             self.matched = self._borders[self.matched - 1]
         if self.stop[self.matched] == char:
             self.matched += 1
-        return self.matched == len(self.stop)
+        if self.matched < len(self.stop):
+            return False
+        self.matched = self._borders[-1]
+        return True
 
 
 def _borders(stop: str) -> list[int]:

@@ -1,5 +1,15 @@
 """Every core type, defined once. No maths, no devices."""
 
+from ferrum_jax.types.adapters import Adapters, LowRank, side_by_side
+from ferrum_jax.types.attention import (
+    AttentionConfig,
+    MLAConfig,
+    QKNormOver,
+    QueryTemperature,
+    RopeConfig,
+    RopeKind,
+    RopeScaling,
+)
 from ferrum_jax.types.cache import TRASH_PAGE, BlockTable, KVCache, LayerCache
 from ferrum_jax.types.device import DeviceInfo
 from ferrum_jax.types.dtypes import DataType
@@ -16,20 +26,16 @@ from ferrum_jax.types.errors import (
     UnsupportedError,
     WeightError,
 )
-from ferrum_jax.types.metrics import EngineMetrics, Percentiles
-from ferrum_jax.types.model import (
+from ferrum_jax.types.feedforward import (
     Activation,
-    AttentionConfig,
-    LayerSpec,
+    GroupScore,
     MLPConfig,
-    ModelConfig,
     MoEConfig,
-    NormKind,
-    NormPlacement,
-    RopeConfig,
-    RopeKind,
-    RopeScaling,
+    RouterKind,
 )
+from ferrum_jax.types.metrics import EngineMetrics, Percentiles
+from ferrum_jax.types.model import LayerSpec, ModelConfig
+from ferrum_jax.types.norms import NormKind, NormPlacement
 from ferrum_jax.types.output import (
     Completion,
     Logprob,
@@ -37,6 +43,18 @@ from ferrum_jax.types.output import (
     RequestOutput,
     Score,
     StreamDelta,
+)
+from ferrum_jax.types.processors import ProcessorLane
+from ferrum_jax.types.ragged import RaggedLayout
+from ferrum_jax.types.ranking import ChoiceScore, Ranking
+from ferrum_jax.types.recurrent import (
+    GatedDeltaConfig,
+    KDAConfig,
+    LightningConfig,
+    Mamba2Config,
+    MambaConfig,
+    RecurrentConfig,
+    ShortConvConfig,
 )
 from ferrum_jax.types.request import FinishReason, Priority, Request, RequestState, Sequence
 from ferrum_jax.types.sampling import SamplingParams
@@ -50,8 +68,10 @@ __all__ = [
     "SITES",
     "TRASH_PAGE",
     "Activation",
+    "Adapters",
     "AttentionConfig",
     "BlockTable",
+    "ChoiceScore",
     "Completion",
     "ConfigError",
     "DataType",
@@ -62,12 +82,20 @@ __all__ = [
     "EngineMetrics",
     "FerrumError",
     "FinishReason",
+    "GatedDeltaConfig",
+    "GroupScore",
+    "KDAConfig",
     "KVCache",
     "KVCacheConfig",
     "LayerCache",
     "LayerSpec",
+    "LightningConfig",
     "Logprob",
+    "LowRank",
+    "MLAConfig",
     "MLPConfig",
+    "Mamba2Config",
+    "MambaConfig",
     "Metrics",
     "MoEConfig",
     "ModelConfig",
@@ -77,6 +105,12 @@ __all__ = [
     "Percentiles",
     "Place",
     "Priority",
+    "ProcessorLane",
+    "QKNormOver",
+    "QueryTemperature",
+    "RaggedLayout",
+    "Ranking",
+    "RecurrentConfig",
     "Request",
     "RequestError",
     "RequestOutput",
@@ -85,6 +119,7 @@ __all__ = [
     "RopeConfig",
     "RopeKind",
     "RopeScaling",
+    "RouterKind",
     "SamplingParams",
     "SamplingState",
     "Schedule",
@@ -92,6 +127,7 @@ __all__ = [
     "SchedulerError",
     "Score",
     "Sequence",
+    "ShortConvConfig",
     "Snapshot",
     "StepBatch",
     "StepOutput",
@@ -103,4 +139,5 @@ __all__ = [
     "TokenizerError",
     "UnsupportedError",
     "WeightError",
+    "side_by_side",
 ]

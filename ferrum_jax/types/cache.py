@@ -21,7 +21,8 @@ class LayerCache:
     """
 
     k_pages: jax.Array
-    v_pages: jax.Array
+    v_pages: jax.Array | None
+    """None (no leaf) where a value is the beginning of its key (`values_in_keys`)"""
     k_scales: jax.Array | None = None
     """float32 `[P, page_size, K]`; None (no leaf) when the keys are not quantised"""
     v_scales: jax.Array | None = None
@@ -30,21 +31,22 @@ class LayerCache:
 
 @struct.dataclass
 class KVCache:
-    """One `LayerCache` per layer. A step takes the cache and returns the next one."""
+    """The pages of every attention layer, and the states of every recurrent one.
 
-    layers: tuple[LayerCache, ...]
+    A step takes the cache and returns the next one. A layer without keys and values of its own has
+    None among `layers`, one without a state None among `states`.
+    """
 
-    @property
-    def num_pages(self) -> int:
-        return self.layers[0].k_pages.shape[0]
-
-    @property
-    def page_size(self) -> int:
-        return self.layers[0].k_pages.shape[1]
+    layers: tuple[LayerCache | None, ...]
+    states: tuple[dict[str, jax.Array] | None, ...] = ()
+    """By name float32 `[S + 1, ...]`, a row for each slot; the last one is the padding's. A row is
+    read as zeros by a sequence's first token, so it needs no clearing. Empty: no layer has any."""
+    num_pages: int = struct.field(pytree_node=False, default=0)
+    page_size: int = struct.field(pytree_node=False, default=0)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pages of all layers."""
+        """Bytes of all pages of all layers, and of all states."""
         return sum(leaf.nbytes for leaf in jax.tree_util.tree_leaves(self))
 
 

@@ -18,6 +18,8 @@ class DeviceInfo:
     """Total memory; None where the platform does not tell."""
     free_bytes: int | None
     """Memory free when asked; None where the platform does not tell."""
+    compute_capability: float | None = None
+    """Of an NVIDIA GPU, as 9.0; None of anything else."""
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"

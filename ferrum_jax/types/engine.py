@@ -76,6 +76,8 @@ class EngineConfig:
     """dtype of the cache; `auto`: that of the weights."""
     quantization: str | None = None
     attention: str = "auto"
+    """What computes attention: `xla`, `triton` (Pallas kernels, NVIDIA GPUs from compute capability
+    8.0 on) or `auto`: triton where the device and the model allow it, else xla."""
     batch_invariant: bool = False
     """Logprobs and tokens with the same bits whatever shares the batch: every step runs in tiles of
     one fixed shape (`runtime/tiles.py`)."""
@@ -155,7 +157,7 @@ class EngineConfig:
         """This version's limits: each line goes when the feature comes."""
         for name, supported in (
             ("quantization", (None,)),
-            ("attention", ("auto", "xla")),
+            ("attention", ("auto", "xla", "triton")),
             ("speculative", (None,)),
             ("mesh", (None,)),
         ):

@@ -64,17 +64,24 @@ class Request:
     edits_digest: str = ""
     """Of all that its edits are; empty without edits."""
     arrival: float = field(default_factory=time.monotonic)
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    """The token ids of every spelling of `params.bad_words`."""
+    end_ids: tuple[int, ...] = ()
+    """Token ids that end its completions."""
+    score_from: int = 1
+    """The first prompt token whose logprob is wanted, where logprobs of the prompt are."""
 
     @property
     def prefix_salt(self) -> str:
         """Cached pages are shared between requests of one cache salt and the same edits only."""
         return f"{self.edits_digest}\0{self.cache_salt}" if self.edits_digest else self.cache_salt
 
-    @property
-    def computes_whole_prompt(self) -> bool:
-        """Whether every token of the prompt has to run, though its pages may be cached."""
-        captures = self.taps is not None and bool(self.taps.capture)
-        return captures or self.params.prompt_logprobs is not None
+    def num_shareable(self, known: int) -> int:
+        """How many of `known` leading tokens need not run where their pages are there already."""
+        if self.taps is not None and self.taps.capture:
+            return 0
+        # A token's logprob comes from the run of the token before it.
+        return known if self.params.prompt_logprobs is None else min(known, self.score_from - 1)
 
 
 @dataclass(eq=False)
@@ -114,6 +121,10 @@ class Sequence:
     """The request's, until `update_priority` changes it."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    settles: bool = False
+    """Whether it goes on only when all of its tokens are known: the host has a say in the next."""
+    mirostat_mus: list[float] = field(default_factory=list)
+    """Mirostat's state after each generated token; empty without mirostat."""
 
     def __post_init__(self) -> None:
         if not self.token_ids:

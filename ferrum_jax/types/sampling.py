@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any
 
-from ferrum_jax.types.errors import RequestError, UnsupportedError
+from ferrum_jax.types.checks import as_finite, checked_integer, checked_number, checked_token_id
+from ferrum_jax.types.checks import show as _show
+from ferrum_jax.types.errors import RequestError
+from ferrum_jax.types.guided import checked_guided
+from ferrum_jax.types.processors import checked_processor
 
 MAX_LOGPROBS = 20
 """The most alternatives per token that `logprobs` and `prompt_logprobs` may ask for."""
 MAX_LOGIT_BIAS = 128
 """The most entries of a `logit_bias`."""
+MAX_LOGPROB_TOKEN_IDS = 128
+"""The most token ids whose logprobs `logprob_token_ids` may ask for."""
+MAX_END_IDS = 128
+"""The most token ids that `min_tokens` can hold off: EOS and `stop_token_ids` together."""
+MAX_BAD_WORDS = 256
+"""The most `bad_words`."""
+MAX_BAD_TOKENS = 1024
+"""The most tokens of all spellings of a request's `bad_words` together."""
 MAX_BIAS = 1e30
 """The largest size of a bias: far from where fp32 ends, so that sums with logits stay finite."""
 MAX_N = 1024
@@ -22,16 +32,27 @@ MAX_STOPS = 64
 """The most stop strings of a request."""
 
 
+TRUNCATIONS = {
+    "top_k": (0, -1),
+    "tfs_z": (1.0,),
+    "typical_p": (1.0,),
+    "top_p": (1.0,),
+    "min_p": (0.0,),
+}
+"""The values of each truncation that keep every token."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """Parameters of one request; validated when made. Numbers may be numpy's.
 
     `temperature=0` is greedy; ties go to the lowest token id. The order is: penalties, bias,
-    temperature, then truncation (top-k, top-p, min-p).
+    `logits_processors`, masks (allowed_token_ids, bad_words, min_tokens), temperature, then
+    truncation (top-k, tail-free, typical, top-p, min-p; or mirostat). docs/sampling.md has the
+    formulas.
 
     Raises:
         RequestError: a value outside its range.
-        UnsupportedError: a value that is meaningful but that this version does not run.
     """
 
     n: int = 1
@@ -52,6 +73,7 @@ class SamplingParams:
     stop: str | tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
+    """Whether the text keeps the stop string, or the text of the token, that ended it."""
     ignore_eos: bool = False
     seed: int | None = None
     """None: drawn afresh for each request."""
@@ -64,16 +86,30 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None
     """Keep only the last so many tokens of the prompt."""
     logprobs_mode: str = "raw"
+    """raw: the model's own; processed: of the distribution that is sampled from."""
     min_tokens: int = 0
+    """Nothing ends the completion before so many tokens: no EOS, stop token or stop string."""
     typical_p: float = 1.0
+    """Keep the tokens whose surprise is nearest to the entropy (Meister et al. 2023)."""
     tfs_z: float = 1.0
+    """Cut the tail where the sorted probabilities have become flat (Phenix and Egan 2019)."""
     mirostat: Mapping[str, float] | None = field(default=None, hash=False)
+    """Steer the surprise (Basu et al. 2021): mode 1 or 2, tau in bits (5), learning rate eta (0.1).
+    It takes the place of the truncations."""
     logprob_token_ids: tuple[int, ...] = ()
+    """Their logprobs are in every table of logprobs, for prompt and generated tokens."""
     allowed_token_ids: tuple[int, ...] | None = None
     """Sample nothing else; None: any token."""
     bad_words: tuple[str, ...] = ()
+    """Texts whose tokens never come in a row, spelled as at a text's start, behind a space and
+    within a text."""
     guided: Mapping[str, Any] | None = field(default=None, hash=False)
+    """A grammar that the text has to be of: {"json": schema}, {"json_object": True},
+    {"regex": ...}, {"choice": [...]} or {"grammar": Lark}; "after" beside it: only behind that
+    text. docs/guided.md."""
     logits_processors: tuple[Any, ...] = ()
+    """Jittable functions `(logits [V], tokens [L], length) -> logits [V]`; `tokens` holds -1 from
+    `length` on. Values go in front, by `jax.tree_util.Partial(function, values)`."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -87,11 +123,13 @@ class SamplingParams:
             self._freeze(name)
         self._check_integers()
         self._check_numbers()
+        self._check_mirostat()
         self._check_flags()
         self._check_token_ids()
         self._check_logit_bias()
         self._check_text()
-        self._check_supported()
+        self._check_processors()
+        self._check_guided()
 
     @classmethod
     def greedy(cls, **changes: Any) -> SamplingParams:
@@ -126,7 +164,13 @@ class SamplingParams:
             raise RequestError(f"{name} is {_show(value)}; it must be a list")
         self._set(name, items)
 
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives per generated token that a table has; None: there are no tables."""
+        return 0 if self.logprobs is None and self.logprob_token_ids else self.logprobs
+
     def _check_integers(self) -> None:
+        optional = ("seed", "logprobs", "prompt_logprobs", "truncate_prompt_tokens")
         for name, low, high in (
             ("n", 1, MAX_N),
             ("max_tokens", 1, 2**24),
@@ -138,19 +182,8 @@ class SamplingParams:
             ("truncate_prompt_tokens", 1, 2**24),
         ):
             value = getattr(self, name)
-            if value is None and name in (
-                "seed",
-                "logprobs",
-                "prompt_logprobs",
-                "truncate_prompt_tokens",
-            ):
-                continue
-            number = _integer(value)
-            if number is None or not low <= number <= high:
-                raise RequestError(
-                    f"{name} is {_show(value)}; it must be an integer {low} to {high}"
-                )
-            self._set(name, number)
+            if value is not None or name not in optional:
+                self._set(name, checked_integer(name, value, low, high))
         if self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}, above max_tokens = {self.max_tokens}"
@@ -168,13 +201,32 @@ class SamplingParams:
             ("frequency_penalty", -2.0, 2.0, False),
         ):
             value = getattr(self, name)
-            number = _finite(value)
-            if number is None or not low <= number <= high or (open_low and number == low):
-                bounds = f"above {low:g} and at most" if open_low else f"from {low:g} to"
+            self._set(name, checked_number(name, value, low, high, open_low=open_low))
+
+    def _check_mirostat(self) -> None:
+        if self.mirostat is None:
+            return
+        defaults = {"mode": 2, "tau": 5.0, "eta": 0.1}
+        if not isinstance(self.mirostat, Mapping) or not set(self.mirostat) <= set(defaults):
+            raise RequestError(
+                f"mirostat is {_show(self.mirostat)}; it must be None or a mapping with mode, tau "
+                f"and eta, such as {defaults}"
+            )
+        given = {**defaults, **self.mirostat}
+        self._set(
+            "mirostat",
+            {
+                "mode": checked_integer("mirostat's mode", given["mode"], 1, 2),
+                "tau": checked_number("mirostat's tau", given["tau"], 0, 100, open_low=True),
+                "eta": checked_number("mirostat's eta", given["eta"], 0, 1, open_low=True),
+            },
+        )
+        for name, neutral in TRUNCATIONS.items():
+            if getattr(self, name) not in neutral:
                 raise RequestError(
-                    f"{name} is {_show(value)}; it must be a finite number {bounds} {high:g}"
+                    f"{name} is {getattr(self, name)} beside mirostat, which truncates by itself; "
+                    f"leave {name} at {neutral[0]}, or mirostat at None"
                 )
-            self._set(name, number)
 
     def _check_flags(self) -> None:
         for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
@@ -189,12 +241,15 @@ class SamplingParams:
     def _check_token_ids(self) -> None:
         for name in ("stop_token_ids", "logprob_token_ids", "allowed_token_ids"):
             if getattr(self, name) is not None:
-                self._set(name, tuple(_token_id(name, token) for token in getattr(self, name)))
+                self._set(
+                    name, tuple(checked_token_id(name, token) for token in getattr(self, name))
+                )
         if self.allowed_token_ids == ():
             raise RequestError("allowed_token_ids is empty; name a token, or leave it at None")
-        if len(self.logprob_token_ids) > MAX_LOGIT_BIAS:
+        if len(self.logprob_token_ids) > MAX_LOGPROB_TOKEN_IDS:
             raise RequestError(
-                f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most {MAX_LOGIT_BIAS}"
+                f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most "
+                f"{MAX_LOGPROB_TOKEN_IDS}"
             )
 
     def _check_logit_bias(self) -> None:
@@ -205,13 +260,13 @@ class SamplingParams:
             raise RequestError(f"logit_bias has {len(biases)} entries; at most {MAX_LOGIT_BIAS}")
         checked = {}
         for token, bias in biases.items():
-            number = _finite(bias)
+            number = as_finite(bias)
             if number is None or abs(number) > MAX_BIAS:
                 raise RequestError(
                     f"logit_bias[{_show(token)}] is {_show(bias)}; it must be a finite number from "
                     f"{-MAX_BIAS:g} to {MAX_BIAS:g}"
                 )
-            checked[_token_id("logit_bias", token)] = number
+            checked[checked_token_id("logit_bias", token)] = number
         self._set("logit_bias", checked)
 
     def _check_text(self) -> None:
@@ -220,25 +275,26 @@ class SamplingParams:
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise RequestError(f"stop holds {_show(text)}; a stop string must have a character")
+        if len(self.bad_words) > MAX_BAD_WORDS:
+            raise RequestError(
+                f"bad_words has {len(self.bad_words)} words; at most {MAX_BAD_WORDS}"
+            )
+        for word in self.bad_words:
+            if not isinstance(word, str) or not word.strip():
+                raise RequestError(f"bad_words holds {_show(word)}; a word must have a character")
 
-    def _check_supported(self) -> None:
-        """This version's limits: each line goes when the feature comes."""
-        for name, neutral in (
-            ("min_tokens", 0),
-            ("typical_p", 1.0),
-            ("tfs_z", 1.0),
-            ("mirostat", None),
-            ("logprob_token_ids", ()),
-            ("logprobs_mode", "raw"),
-            ("bad_words", ()),
-            ("guided", None),
-            ("logits_processors", ()),
-        ):
-            if getattr(self, name) != neutral:
-                raise UnsupportedError(
-                    f"SamplingParams.{name} = {_show(getattr(self, name))} is not supported in "
-                    f"this version; leave it at {neutral!r}"
-                )
+    def _check_processors(self) -> None:
+        self._set("logits_processors", tuple(map(checked_processor, self.logits_processors)))
+
+    def _check_guided(self) -> None:
+        if self.guided is None:
+            return
+        checked_guided(self.guided)
+        if self.prompt_logprobs is not None and self.logprobs_mode == "processed":
+            raise RequestError(
+                "guided with processed prompt_logprobs: a grammar says nothing about a prompt; "
+                'leave prompt_logprobs at None, or logprobs_mode at "raw"'
+            )
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise `RequestError` if a token id that is named here lies outside the vocabulary."""
@@ -249,37 +305,3 @@ class SamplingParams:
                         f"{name} names token id {token}; the vocabulary has {vocab_size} ids "
                         f"(0 to {vocab_size - 1})"
                     )
-
-
-def _integer(value: object) -> int | None:
-    """The value as an int; None if it is not an integer."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-
-
-def _finite(value: object) -> float | None:
-    """The value as a float; None if it is not a finite number."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _token_id(name: str, value: object) -> int:
-    token = _integer(value)
-    if token is None or not 0 <= token < 2**31:
-        raise RequestError(
-            f"{name} holds {_show(value)}; token ids are integers from 0 to {2**31 - 1}"
-        )
-    return token
-
-
-def _show(value: object) -> str:
-    """The value as an error message names it: short, whatever was passed."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to write integers of thousands of digits
-        return f"{type(value).__name__} too long to print"
-    return text if len(text) <= 80 else f"{text[:77]}..."

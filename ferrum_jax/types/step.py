@@ -2,7 +2,8 @@
 
 Dimension key: T tokens of the step, R rows (one per sequence in the step), B pages per sequence,
 S slots (one per running sequence, kept across steps; slot S is the padding's), L history length,
-K alternatives per token, W words of 32 vocabulary bits.
+K alternatives per token, G given ids per token, W words of 32 vocabulary bits, P tokens of bad
+words.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class StepShape:
     rows: int
     score: bool = False
     """Whether every token's logits are wanted (prompt logprobs), not only each row's last."""
+    processes: bool = False
+    """Whether more than a temperature may lie between the logits and a token."""
     plan: TapPlan = field(default_factory=TapPlan)
     """What is captured and edited; a declared shape has none of it."""
 
@@ -31,8 +34,9 @@ class StepShape:
         return f"StepShape({self})"
 
     def __str__(self) -> str:
-        scored, plan = ", scored" if self.score else "", f", {self.plan}" if self.plan else ""
-        return f"{self.tokens} tokens x {self.rows} rows{scored}{plan}"
+        scored, processed = ", scored" * self.score, ", processed" * self.processes
+        plan = f", {self.plan}" if self.plan else ""
+        return f"{self.tokens} tokens x {self.rows} rows{scored}{processed}{plan}"
 
 
 @struct.dataclass
@@ -87,11 +91,39 @@ class SamplingState:
     """int32 [S + 1]: alternatives wanted per sampled token; -1 none, not even its rank"""
     num_prompt_logprobs: jax.Array
     """int32 [S + 1]: the same per prompt token"""
+    processed_logprobs: jax.Array
+    """bool [S + 1]: whether logprobs are those of the processed logits"""
+    given_ids: jax.Array
+    """int32 [S + 1, G]: further ids whose logprobs are wanted"""
+    num_given: jax.Array
+    """int32 [S + 1]: how many of them there are"""
+    min_tokens: jax.Array
+    """int32 [S + 1]: generated tokens before any of `end_ids`"""
+    end_ids: jax.Array
+    """int32 [S + 1, 128]: ids that end the sequence; -1 where there is none"""
+    bad_tokens: jax.Array
+    """int32 [S + 1, P]: the tokens of words that are never completed, one after the other"""
+    bad_backs: jax.Array
+    """int32 [S + 1, P]: how far each is from its word's last token; -1 where there is none"""
+    typical_p: jax.Array
+    tfs_z: jax.Array
+    """float32 [S + 1]; 1 keeps all"""
+    mirostat: jax.Array
+    """int32 [S + 1]: the mode, 1 or 2; 0 is none"""
+    mirostat_tau: jax.Array
+    mirostat_eta: jax.Array
+    """float32 [S + 1]"""
+    mirostat_mu: jax.Array
+    """float32 [S + 1]: the largest surprise allowed now, in bits; every token changes it"""
+    adjusts: jax.Array
+    """bool [S + 1]: whether anything changes the logits before the temperature does"""
+    truncates: jax.Array
+    """bool [S + 1]: whether anything truncates the distribution"""
 
 
 @struct.dataclass
 class TokenLogprobs:
-    """Raw log-probabilities (fp32) of chosen tokens and of the likeliest, n positions."""
+    """Log-probabilities (fp32) of chosen tokens, the likeliest and given ones, n positions."""
 
     chosen: jax.Array
     """float32 [n]"""
@@ -101,6 +133,10 @@ class TokenLogprobs:
     """int32 [n, K]"""
     top: jax.Array
     """float32 [n, K]"""
+    given: jax.Array
+    """float32 [n, G]: of the ids that the position's request gave"""
+    given_rank: jax.Array
+    """int32 [n, G]"""
 
 
 @struct.dataclass
@@ -113,8 +149,12 @@ class StepOutput:
     """of the sampled tokens, [R]"""
     failed: jax.Array
     """bool [R]: the row's logits were not finite"""
+    stuck: jax.Array
+    """bool [R]: processing the row's logits left no distribution to sample from"""
     prompt: TokenLogprobs | None
     """of each token's successor in the history, [T]; None unless the shape scores"""
     sampling: SamplingState
+    mirostat_mu: jax.Array
+    """float32 [R]: `SamplingState.mirostat_mu` after the sampled token"""
     captured: Any = struct.field(default_factory=dict)
     """`{site: {layer: [T, ...]}}` of what the shape's plan captures"""

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from flax import struct
 
+from ferrum_jax.types.adapters import Adapters
+
 SITES = (
     "resid_pre",
     "resid_mid",
@@ -22,11 +24,19 @@ SITES = (
     "mlp_post",
     "mlp_out",
     "router",
+    "expert_weights",
+    "latent",
+    "gate",
+    "y",
+    "state",
+    "mixer_out",
     "logits",
 )
 """Site names, as interpretability work uses them: `z` is the per-head attention output, `pattern`
-the attention weights, `resid_*` the residual stream before, amid and after a layer. The first axis
-of each is the token's."""
+the attention weights, `resid_*` the residual stream before, amid and after a layer; `latent` what
+latent attention caches, `gate` what an output is gated by before its activation, `y` the output of
+a recurrence, `state` what it leaves behind the token, `mixer_out` what it adds; `expert_weights`
+the routing. The first axis of each is the token's."""
 
 EVERYWHERE = 2**31 - 1
 """The end of a span that has no end."""
@@ -71,7 +81,8 @@ class Edit:
 class Taps:
     """What to capture (static) and what to edit (data; other values never recompile).
 
-    `a + b` captures what either does, and edits as `a` does and then as `b` does.
+    `a + b` captures what either does, edits as `a` does and then as `b` does, and has the adapters
+    of both.
     """
 
     capture: tuple[str, ...] = struct.field(pytree_node=False, default=())
@@ -81,6 +92,13 @@ class Taps:
     """By site, in the order in which they act."""
     place: Place | None = None
     """Where the tokens at hand stand; None: row 0, and prompts without generated tokens."""
+    adapters: Adapters | None = None
+    """Low-rank changes of weights (`LLM.load_adapter`)."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether the model is changed."""
+        return any(self.edits.values()) or self.adapters is not None
 
     @property
     def sites(self) -> frozenset[str]:
@@ -102,7 +120,9 @@ class Taps:
         }
         capture = tuple(dict.fromkeys((*self.capture, *other.capture)))
         place = other.place if self.place is None else self.place
-        return Taps(capture, _union(self, other), edits, place)
+        mine, theirs = self.adapters, other.adapters
+        adapters = mine + theirs if mine is not None and theirs is not None else mine or theirs
+        return Taps(capture, _union(self, other), edits, place, adapters)
 
 
 def _union(a: Taps, b: Taps) -> tuple[int, ...] | None:
@@ -118,18 +138,24 @@ def _union(a: Taps, b: Taps) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True)
 class TapPlan:
-    """What a step's program is compiled for: the captures, and the edits without their values."""
+    """What a step's program is compiled for: captures, and edits and processors without values."""
 
     capture: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
     lanes: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     """By site the edits in their order, each as its tree structure and the shapes of its rows."""
+    adapters: tuple[str, ...] = ()
+    """Digests of the adapters that lie side by side."""
+    processors: tuple[Any, ...] = ()
+    """Logits processors in their order, as `lanes` has edits."""
 
     def __bool__(self) -> bool:
-        return bool(self.capture or self.lanes)
+        return bool(self.capture or self.lanes or self.adapters or self.processors)
 
     def __str__(self) -> str:
         parts = [f"{len(lanes)} at {site}" for site, lanes in self.lanes]
         edits = f"edits: {', '.join(parts)}" if parts else ""
         captures = f"captures {', '.join(self.capture)}" if self.capture else ""
-        return "; ".join(filter(None, (edits, captures)))
+        adapters = f"{len(self.adapters)} adapters" if self.adapters else ""
+        processors = f"{len(self.processors)} logits processors" if self.processors else ""
+        return "; ".join(filter(None, (edits, captures, adapters, processors)))

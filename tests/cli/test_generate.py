@@ -2,8 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+
+from ferrum_jax.cli.generate import _completed
+from ferrum_jax.runtime.defaults import SamplingDefaults
+from ferrum_jax.types import SamplingParams
 
 
 def test_one_prompt_is_streamed_after_its_text(run, checkpoint):
@@ -124,3 +130,24 @@ def test_no_prompt_is_a_usage_error(run):
 def test_debug_shows_the_traceback(run, checkpoint):
     with pytest.raises(ValueError, match="temperature"):
         run("generate", "x", "--model", checkpoint, "--temperature", "-1", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("recommended", "options", "temperature"),
+    [
+        ({}, {}, 0.7),
+        ({"top_p": 0.9}, {}, 0.7),
+        ({"temperature": 0.5}, {}, 0.5),
+        ({"temperature": 0.0}, {}, 0.0),
+        ({"temperature": 0.0}, {"top_p": 0.9}, 0.7),
+        ({"temperature": 0.0}, {"max_tokens": 3}, 0.0),
+        ({"temperature": 0.5}, {"temperature": 0.1}, 0.1),
+    ],
+)
+def test_options_go_over_the_checkpoint_and_that_over_our_own(recommended, options, temperature):
+    defaults = SamplingDefaults(SamplingParams(**recommended), recommended)
+    completed = _completed(options, SimpleNamespace(sampling_defaults=defaults))
+    params = replace(defaults.params, **completed)
+    assert params.temperature == temperature
+    for name, value in {**recommended, **options}.items():
+        assert name == "temperature" or getattr(params, name) == value

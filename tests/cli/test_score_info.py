@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import ferrum_jax as fj
+from tests.parity.golden import raw_config
 
 
 def test_score_agrees_with_the_library(run, checkpoint):
@@ -87,3 +88,34 @@ def test_info_prints_what_it_knows(run, checkpoint):
     assert code == 0
     for text in ("28,192 parameters, bfloat16", "llama: 2 layers", "pages of 16 tokens", "jax "):
         assert text in out
+
+
+def test_info_tells_what_recurrent_layers_hold(run, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(raw_config("mamba")))
+    code, out, _ = run("info", "--model", tmp_path, "--engine", "max_num_seqs=4", "--json")
+    assert code == 0
+    record = json.loads(out)
+    mixer = record["config"]["layers"][0]["recurrent"]
+    state = mixer["inner_size"] * (mixer["state_size"] + mixer["conv_size"] - 1)
+    assert record["states"]["sequence_bytes"] == 3 * 4 * state
+    assert record["states"]["bytes"] == 5 * record["states"]["sequence_bytes"]
+    assert record["cache"]["bytes"] == 0
+    code, out, _ = run("info", "--model", tmp_path)
+    assert code == 0
+    assert "a sequence, whatever its length" in out
+    assert "mamba 64, state 8" in out
+
+
+def test_info_shows_the_sampling_that_the_checkpoint_recommends(run, checkpoint, tmp_path):
+    shutil.copy(checkpoint / "config.json", tmp_path)
+    record = {"do_sample": True, "top_p": 0.9, "num_beams": 2, "eos_token_id": [1, 7]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(record))
+    code, out, _ = run("info", "--model", tmp_path)
+    assert code == 0
+    assert "sampling top_p 0.9; not applied: num_beams 2" in out
+    assert "ends     1, 7" in out
+    _, out, _ = run("info", "--model", tmp_path, "--json")
+    sampling = json.loads(out)["sampling"]
+    assert sampling["given"] == {"top_p": 0.9}
+    assert sampling["params"]["top_p"] == 0.9
+    assert sampling["eos_token_ids"] == [1, 7]

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from ferrum_jax.kv import cache_bytes, plan_cache
+from ferrum_jax.kv import cache_bytes, plan_cache, slot_bytes, state_bytes
+from ferrum_jax.models.families import read_config
 from ferrum_jax.types import (
     ConfigError,
     DataType,
@@ -13,6 +14,7 @@ from ferrum_jax.types import (
     ResourceExhausted,
 )
 from tests.kv.models import model
+from tests.parity.golden import raw_config
 
 CONFIG = model((2, 8), (2, 8))
 TOKEN = 2 * 2 * 2 * 8 * 4
@@ -136,3 +138,24 @@ def test_unknown_memory_and_vast_pages_ask_for_smaller_ones():
             max_model_len=64,
             free_bytes=None,
         )
+
+
+def recurrent(max_num_seqs, free_bytes):
+    config = read_config(raw_config("mamba"))
+    engine = EngineConfig(max_num_seqs=max_num_seqs, page_size=8)
+    kv = plan_cache(config, engine, dtype=DataType.FLOAT32, max_model_len=64, free_bytes=free_bytes)
+    return config, kv
+
+
+def test_pages_without_keys_take_no_memory_and_need_none():
+    config, kv = recurrent(4, None)
+    needed = state_bytes(config, 4)
+    assert needed == 5 * slot_bytes(config) > 0
+    assert recurrent(4, needed)[1] == kv == KVCacheConfig(4 * 8 + 1, 8, DataType.FLOAT32)
+    assert cache_bytes(config, kv) == 0
+
+
+def test_states_that_do_not_fit_ask_for_fewer_sequences():
+    config, _ = recurrent(4, None)
+    with pytest.raises(ResourceExhausted, match=r"recurrent states .* = 4 .* lower max_num_seqs"):
+        recurrent(4, state_bytes(config, 4) - 1)

@@ -56,10 +56,8 @@ MIXED = model("mixed")
 def captured(kind):
     """Every site that the forward reaches, by layer, as the shape of the whole activation."""
     config = model(kind)
-    present = SITES if any(isinstance(s.mlp, MoEConfig) for s in config.layers) else None
-    dense = any(isinstance(s.mlp, MLPConfig) for s in config.layers)
-    absent = set() if present else {"router"}
-    absent |= set() if dense else {"mlp_pre", "mlp_post"}
+    layers = range(config.num_layers + 1)
+    absent = {site for site in SITES if not any(site_shape(config, site, i) for i in layers)}
     taps = fj.Taps(capture=tuple(site for site in SITES if site not in absent))
 
     def run(params):
@@ -120,7 +118,7 @@ def test_taps_that_fit():
     hidden = np.zeros(12, np.float32)
     for taps in (
         fj.Taps(),
-        fj.Taps(capture=SITES),
+        fj.Taps(capture=tuple(s for s in SITES if any(site_shape(MIXED, s, i) for i in range(4)))),
         fj.Taps(capture=("router",), layers=(0, 1)),
         fj.Taps(capture=("z",), layers=(np.int64(2),)),
         fj.edits.ablate_heads([(0, 5), (1, 5), (2, 2)]),

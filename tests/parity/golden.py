@@ -28,6 +28,11 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+TOLERANCE = 5e-5
+"""Largest fp32 difference from transformers' eager forward that is allowed."""
+DELTA_RULES = ("qwen3_next", "qwen3_5_text", "kimi_linear")
+"""Model types whose recurrences round far more, in transformers itself too."""
+DELTA_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +70,27 @@ class Golden:
     torch: str
 
 
+KINDS = (
+    *("bloom", "deepseek_v2", "falcon_h1", "gemma3_text", "gemma4_text", "gpt2", "gpt_oss"),
+    *("kimi_linear", "lfm2", "llama", "mamba", "mamba2", "minimax", "mixtral", "qwen3"),
+    "qwen3_next",
+)
+"""Model types that have every kind of layer, cache and state between them: what is long and says
+little of a type by itself runs for these, and for the others under `-m thorough`."""
+
+
 def case_names(model_type: str | None = None) -> list[str]:
     """The names of all stored cases, or of those of one model_type, in alphabetical order."""
     names = sorted(path.stem for path in GOLDEN.glob("*.json"))
     return [n for n in names if model_type is None or load_case(n).model_type == model_type]
+
+
+def first_cases() -> list[str]:
+    """A case of each model type: the first by name."""
+    by_type: dict[str, str] = {}
+    for name in case_names():
+        by_type.setdefault(load_case(name).model_type, name)
+    return list(by_type.values())
 
 
 @cache
@@ -91,6 +113,17 @@ def load_case(name: str) -> Golden:
         greedy=a["greedy"],
         **{key: value for key, value in record.items() if key not in not_stored},
     )
+
+
+def tolerance(golden: Golden) -> float:
+    """The largest difference from transformers that is allowed for a case's logits."""
+    return DELTA_TOLERANCE if golden.model_type in DELTA_RULES else TOLERANCE
+
+
+def raw_config(name: str, **changes: Any) -> dict[str, Any]:
+    """The config.json of a case with keys changed; `...` takes a key away."""
+    config = load_case(name).config | changes
+    return {key: value for key, value in config.items() if value is not ...}
 
 
 def make_weights(golden: Golden) -> dict[str, np.ndarray]:

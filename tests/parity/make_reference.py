@@ -18,10 +18,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ MIN_ROUTER_GAP = 1e-4
 LOGIT_STD = (0.3, 10.0)
 MIN_GREEDY_VARIETY = 4
 SEEDS_TO_TRY = 50
+DERIVED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
+"""Buffers that transformers saves although the config alone decides them; left out here."""
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -103,7 +106,9 @@ def save_untrained(case: Case, directory: Path) -> Checkpoint:
     else:
         config = AutoConfig.for_model(case.model_type, **case.config)
     dtype = getattr(torch, case.dtype)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=dtype, attn_implementation=case.attention
+    )
     model.save_pretrained(directory)
     saved_config = json.loads((directory / "config.json").read_text())
     if case.hub_style:
@@ -117,9 +122,20 @@ def save_untrained(case: Case, directory: Path) -> Checkpoint:
     with safe_open(directory / "model.safetensors", framework="pt") as file:
         slices = {name: file.get_slice(name) for name in sorted(file.keys())}
         tensors = {
-            name: (tuple(s.get_shape()), TORCH_DTYPES[s.get_dtype()]) for name, s in slices.items()
+            hub_name(name): (tuple(s.get_shape()), TORCH_DTYPES[s.get_dtype()])
+            for name, s in slices.items()
+            if not name.endswith(DERIVED)
         }
     return Checkpoint(saved_config, tensors)
+
+
+def hub_name(name: str) -> str:
+    """A tensor's name on the hub, where transformers loads that name and saves another.
+
+    Kimi Linear: it renames the experts' `block_sparse_moe`, and on the way back a dense layer's
+    `mlp` as well.
+    """
+    return re.sub(r"block_sparse_moe\.(?=(gate|up|down)_proj\.)", "mlp.", name)
 
 
 def load_seeded(case: Case, checkpoint: Checkpoint, directory: Path, seed: int) -> torch.nn.Module:
@@ -134,14 +150,18 @@ def load_seeded(case: Case, checkpoint: Checkpoint, directory: Path, seed: int) 
     model, info = AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=torch.float32,
-        attn_implementation="eager",
+        attn_implementation=case.attention,
         experts_implementation="eager",
         output_loading_info=True,
     )
-    wrong = {kind: list(names) for kind, names in info.items() if names}
+    wrong = {kind: _unexplained(names) for kind, names in info.items() if _unexplained(names)}
     if wrong:
         raise RuntimeError(f"the checkpoint did not load cleanly: {wrong}")
     return model.eval()
+
+
+def _unexplained(names: Any) -> list[Any]:
+    return [name for name in names if not str(name).endswith(DERIVED)]
 
 
 @torch.no_grad()
@@ -168,21 +188,68 @@ def greedy_continuation(model: torch.nn.Module, prompt: np.ndarray, count: int):
 @contextmanager
 def router_gaps(model: torch.nn.Module) -> Iterator[list[float]]:
     """Collects, per router call, the smallest gap between the last chosen and the first rejected
-    router logit."""
+    router logit (of the corrected scores, and of the groups, where the router chooses by those)."""
     gaps: list[float] = []
 
     def hook(router, args, output):
-        logits = output[0].sort(dim=-1, descending=True).values
-        k = router.top_k
-        gaps.append(float((logits[..., k - 1] - logits[..., k]).min()))
+        if hasattr(router, "e_score_correction_bias"):
+            gaps.append(_corrected_gap(router, output[0]))
+        else:
+            gaps.append(_plain_gap(router, args, output))
 
-    routers = [m for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+    names = ("topkrouter", "llama4router", "gemma4textrouter")
+    routers = [m for m in model.modules() if type(m).__name__.lower().endswith(names)]
     handles = [router.register_forward_hook(hook) for router in routers]
     try:
         yield gaps
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _gap(scores: torch.Tensor, k: int) -> float:
+    """The smallest distance over the rows between the k-th and the next score; inf without one."""
+    ordered = scores.sort(dim=-1, descending=True).values
+    if k >= ordered.shape[-1]:
+        return float("inf")
+    return float((ordered[..., k - 1] - ordered[..., k]).min())
+
+
+def _plain_gap(router: torch.nn.Module, args: tuple, output: tuple) -> float:
+    """The gap of a router whose correction bias, if there is any, is not its own attribute."""
+    if hasattr(router, "moe_statics"):  # ernie4_5_moe
+        return _gap(router.moe_statics(output[0].float().softmax(-1)), router.top_k)
+    if len(args) == 2:  # minimax_m2 hands the bias in
+        return _gap(output[0].float().sigmoid() + args[1], router.top_k)
+    if getattr(router, "topk_method", None) == "group_limited_greedy":  # deepseek_v2
+        return _limited_gap(router, output[0])
+    if type(router).__name__ == "Gemma4TextRouter":
+        return _gap(output[0].log(), router.config.top_k_experts)
+    by_score = type(router).__name__ == "Llama4Router"
+    return _gap(output[by_score], router.top_k)
+
+
+def _limited_gap(router: torch.nn.Module, logits: torch.Tensor) -> float:
+    """The smallest gap between groups by their best logit, and between the experts in the kept."""
+    grouped = logits.unflatten(-1, (router.num_group, -1))
+    best = grouped.max(-1).values
+    kept = best >= best.topk(router.topk_group, dim=-1).values[..., -1:]
+    allowed = grouped.masked_fill(~kept[..., None], -1e9).flatten(-2)
+    return min(_gap(best, router.topk_group), _gap(allowed, router.top_k))
+
+
+def _corrected_gap(router: torch.nn.Module, logits: torch.Tensor) -> float:
+    """The same for a sigmoid router with a correction bias: over its groups, then its experts."""
+    scores = logits.float().sigmoid() + router.e_score_correction_bias
+    groups = getattr(router, "num_group", None) or 1
+    grouped = scores.unflatten(-1, (groups, -1))
+    if groups == 1:
+        return _gap(scores, router.top_k)
+    group_scores = grouped.topk(2, dim=-1).values.sum(-1)
+    chosen = group_scores.topk(router.topk_group, dim=-1).indices
+    allowed = torch.zeros_like(group_scores).scatter(-1, chosen, 1.0)[..., None].bool()
+    allowed_scores = grouped.masked_fill(~allowed, -1e9).flatten(-2)
+    return min(_gap(group_scores, router.topk_group), _gap(allowed_scores, router.top_k))
 
 
 def compute(case: Case, model: torch.nn.Module, seed: int) -> Reference:
@@ -286,17 +353,23 @@ def dump(record: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def main(arguments: list[str]) -> None:
-    """Makes the named cases, or all of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", nargs="*", help="names from cases.py; all of them if none is given")
-    names = parser.parse_args(arguments).case or list(CASES)
-    unknown = [name for name in names if name not in CASES]
+def chosen_cases(arguments: list[str], description: str | None, names: Iterable[str]) -> list[str]:
+    """The cases that a command line names, or all of `names`; quietens transformers."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("case", nargs="*", help="names from cases/; all of them if none is given")
+    chosen = parser.parse_args(arguments).case or list(names)
+    unknown = [name for name in chosen if name not in CASES]
     if unknown:
         parser.error(f"unknown cases {unknown}; known: {', '.join(CASES)}")
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    return chosen
+
+
+def main(arguments: list[str]) -> None:
+    """Makes the named cases, or all of them."""
+    names = chosen_cases(arguments, __doc__, CASES)
     GOLDEN.mkdir(exist_ok=True)
     for number, name in enumerate(names, 1):
         start = time.perf_counter()

@@ -20,6 +20,18 @@ import numpy as np
 
 EMBEDDING_STD = 0.1
 BIAS_STD = 0.25
+SOFTMAX_BIAS_STD = 0.05
+"""Of a bias that is added to the probabilities of experts."""
+
+
+XIELU_FIGURES = {"act_fn.beta": 0.5, "act_fn.eps": -1e-6}
+"""Stored in checkpoints of xIELU and the same in all of them."""
+
+GEMMA4_FACTORS = {"layer_scalar": 1.0, "router.per_expert_scale": 1.0, "router.scale": 4.0}
+"""Factors of Gemma 4 which are around so much."""
+
+CONV1D = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
+"""Projections of GPT-2, which are stored [in, out]."""
 
 
 def uniform(label: str, count: int, seed: int) -> np.ndarray:
@@ -42,10 +54,23 @@ def make_tensor(
     a `torch.nn.Linear` weight [out, in]; activations then keep a scale of about one. Embeddings are
     small: a model that ties them would otherwise repeat its last token, and beside a large
     embedding the epsilon of the first norm would not show.
+
+    `A_log`, the log of a recurrence's rate of decay, lies in [-4, 0): some heads remember three
+    tokens and some a hundred.
     """
+    for figure, value in XIELU_FIGURES.items():
+        if name.endswith(figure):
+            return np.full(shape, value, np.float32)
     u = uniform(name, math.prod(shape), seed).reshape(shape)
+    if name.endswith("word_embeddings_layernorm.weight"):
+        return (u + np.float32(norm_low)) * np.float32(EMBEDDING_STD)
     if _is_norm(name) and name.endswith("weight"):
         return u + np.float32(norm_low)
+    for factor, size in GEMMA4_FACTORS.items():
+        if name.endswith(factor):
+            return (u + np.float32(0.5)) * np.float32(size)
+    if name.endswith("A_log"):
+        return (u - np.float32(1)) * np.float32(4)
     return (u * np.float32(2) - np.float32(1)) * np.float32(math.sqrt(3) * _std(name, shape))
 
 
@@ -59,8 +84,12 @@ def _is_norm(name: str) -> bool:
 
 
 def _std(name: str, shape: tuple[int, ...]) -> float:
-    if "embed" in name:
+    if "embed" in name or name.endswith(("wte.weight", "wpe.weight")):
         return EMBEDDING_STD
+    if name.endswith("moe_statics.e_score_correction_bias"):
+        return SOFTMAX_BIAS_STD
     if name.endswith("bias") or len(shape) < 2:
         return BIAS_STD
+    if name.endswith(CONV1D) and ".h." in name:
+        return 1 / math.sqrt(shape[0])
     return 1 / math.sqrt(shape[-1])

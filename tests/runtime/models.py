@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import ferrum_jax as fj
 from ferrum_jax.models import init_params
+from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.types import (
     AttentionConfig,
+    Completion,
     LayerSpec,
     MLPConfig,
     ModelConfig,
@@ -40,6 +42,13 @@ def idle(llm: fj.LLM) -> bool:
     """Whether nothing runs and every page is free."""
     engine = llm.engine
     return not engine.has_work and engine.free_pages == engine.blocks.num_total
+
+
+def completions(engine: Engine, *requests: int) -> list[Completion]:
+    """The first completion of each request, when all that runs has ended."""
+    while engine.has_work:
+        engine.step()
+    return [engine.take(request).outputs[0] for request in requests]
 
 
 def make_llm(kind: str, engine: fj.EngineConfig, dtype: str = "float32") -> fj.LLM:

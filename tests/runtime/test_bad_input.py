@@ -58,6 +58,41 @@ def test_token_ids_outside_the_vocabulary(llm, params):
         llm.generate([[7]], replace(GREEDY, **params))
 
 
+WRONG = [
+    ([5, -1], {}),
+    ([5, 4096], {}),
+    ([], {}),
+    ([5] * 128, {}),
+    ([5], {"allowed_token_ids": (1, 4096)}),
+    ([5], {"logit_bias": {4096: 1.0}}),
+    ([5], {"logprob_token_ids": (4096,)}),
+    ([5], {"stop_token_ids": (4096,)}),
+    ([5], {"bad_words": ("\ue000 outside",)}),
+]
+
+
+def test_a_wrong_request_leaves_its_neighbours_as_they_are(llm, monkeypatch):
+    """Each is refused when it comes, while others run; these end with the same tokens."""
+    engine = llm.engine
+    (alone,) = (output.outputs[0].token_ids for output in llm.generate([[7, 8]], GREEDY))
+    neighbour = engine.add([7, 8], GREEDY)
+    engine.step()
+    encode = llm.tokenizer.encode
+
+    def outside(text, **options):  # a tokenizer that knows more ids than the model
+        return [4096] if "outside" in text else encode(text, **options)
+
+    monkeypatch.setattr(llm.tokenizer, "encode", outside)
+    for prompt, params in WRONG:
+        before = engine.free_pages
+        with pytest.raises(fj.RequestError):
+            engine.add(prompt, replace(GREEDY, **params))
+        assert engine.free_pages == before
+    while engine.has_work:
+        engine.step()
+    assert engine.take(neighbour).outputs[0].token_ids == alone
+
+
 def test_a_number_of_params_that_fits_no_prompt(llm):
     with pytest.raises(fj.RequestError, match="2 SamplingParams for 3 prompts"):
         llm.generate([[1], [2], [3]], [GREEDY, GREEDY])
@@ -202,7 +237,7 @@ def test_a_step_broken_off_after_its_cache_was_donated(llm, monkeypatch, failure
         ({"client_weights": {"a": 0}}, fj.ConfigError, "client_weights.*above 0"),
         ({"client_weights": "abc"}, fj.ConfigError, "client_weights"),
         ({"kv_dtype": "int3"}, fj.ConfigError, "int3"),
-        ({"attention": "triton"}, fj.UnsupportedError, "attention"),
+        ({"attention": "mosaic"}, fj.UnsupportedError, "attention"),
         ({"speculative": "ngram"}, fj.UnsupportedError, "speculative"),
     ],
 )

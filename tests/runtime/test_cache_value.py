@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ferrum_jax as fj
-from tests.runtime.models import VOCAB, make_llm
+from tests.runtime.models import VOCAB, completions, idle, make_llm
 
 ENGINE = fj.EngineConfig(
     page_size=4, num_pages=120, max_model_len=128, max_num_seqs=6, max_num_batched_tokens=24
@@ -27,8 +27,7 @@ def shared_llm():
 def llm(shared_llm):
     """Every test leaves the engine idle and all pages free."""
     yield shared_llm
-    assert not shared_llm.engine.has_work
-    assert shared_llm.engine.free_pages == shared_llm.engine.blocks.num_total
+    assert idle(shared_llm)
 
 
 def started(llm, params=GREEDY, steps=8, prompt=PROMPT):
@@ -40,9 +39,7 @@ def started(llm, params=GREEDY, steps=8, prompt=PROMPT):
 
 
 def finish(engine, *requests):
-    while engine.has_work:
-        engine.step()
-    outputs = [engine.take(request).outputs[0] for request in requests]
+    outputs = completions(engine, *requests)
     return outputs[0] if len(outputs) == 1 else outputs
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ferrum_jax as fj
-from ferrum_jax.attention import choose_attention
+from ferrum_jax.attention import paged_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import init_params
 from ferrum_jax.models.taps import TapRun
@@ -21,6 +21,7 @@ from ferrum_jax.types import LayerSpec, MLPConfig, Place, StepBatch, StepShape
 from tests.runtime.models import DENSE, LAYERS, VOCAB, WINDOWED, idle, make_llm, model
 
 edits = fj.edits
+pytestmark = pytest.mark.every_case
 ENGINE = fj.EngineConfig(
     page_size=4, num_pages=120, max_model_len=64, max_num_seqs=3, max_num_batched_tokens=16
 )
@@ -306,16 +307,6 @@ def test_some_layers(llm):
     assert llm.capture([], "z") == []
 
 
-def test_embeddings_are_the_final_hidden_states(llm):
-    hidden = [dense(llm, ids, fj.Taps())[0] for ids in PROMPTS]
-    close(llm.embed(PROMPTS), [x[-1] for x in hidden])
-    close(llm.embed(PROMPTS, "mean"), [x.mean(axis=0) for x in hidden])
-    taps = edits.ablate_layer(1)
-    edited = dense(llm, PROMPTS[1], taps)[0]
-    close(llm.embed(PROMPTS[1], taps=taps), edited[-1:])
-    assert llm.embed(PROMPTS).dtype == np.float32
-
-
 REFUSED = {
     "site": ({"sites": "zz"}, "'zz' is not a site; the sites are resid_pre,"),
     "no site": ({"sites": ()}, "no sites are named; name at least one"),
@@ -346,8 +337,6 @@ def test_refused(llm, arguments, says):
 def test_other_refusals(llm):
     with pytest.raises(fj.RequestError, match="a list of taps needs a list of prompts"):
         llm.iter_capture((ids for ids in PROMPTS), taps=[None])
-    with pytest.raises(fj.RequestError, match="pooling is 'max'; choose one of last, mean"):
-        llm.embed(PROMPTS, "max")
     with pytest.raises(fj.ConfigError, match="int3"):
         llm.capture(PROMPTS, dtype="int3")
 
@@ -371,7 +360,7 @@ def program(taps):
         lambda: (init_params(config), make_cache(config, kv), make_sampling_state(3, 64, VOCAB))
     )
     params, cache, sampling = arguments
-    step = partial(run_step, config=config, shape=shape, bind=choose_attention("xla", "cpu"))
+    step = partial(run_step, config=config, shape=shape, bind=paged_attention)
     return jax.jit(step).lower(params, cache, batch, sampling, taps).as_text()
 
 

@@ -191,5 +191,5 @@ def test_with_config_is_another_model_over_the_same_weights(llm):
     assert edited.params is llm.params
     prompt = prompts(1)[0]
     assert np.abs(edited.logits(prompt) - llm.logits(prompt)).max() > 1e-3
-    with pytest.raises(fj.ModelError, match=r"layers\.1\.attention_norm\.bias"):
+    with pytest.raises(fj.ModelError, match=r"layers\.1\.mixer_norm\.bias"):
         llm.with_config(fj.edit_layers(llm.config, layers=[1], norm="layer"))

@@ -92,6 +92,7 @@ def alone(kind: str) -> list[tuple[tuple[int, ...], bytes]]:
     return [bits(llm.generate([p], params(i))[0]) for i, p in enumerate(prompts())]
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("kind", "name"),
     [(kind, name) for kind in LAYERS for name in SETTINGS if kind == "dense" or name in SOME],
@@ -112,6 +113,7 @@ def test_every_setting_gives_the_same_bits(kind, name):
         assert sum(output.metrics.cached_tokens for output in again) > 100
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     "changes",
     [
@@ -148,6 +150,7 @@ def test_decoding_equals_scoring(kind):
     assert together == [llm.score([text])[0].logprobs.tobytes() for text in texts]
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("kind", LAYERS)
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32 - 1))
@@ -180,6 +183,7 @@ def test_random_schedules_give_the_same_bits(kind, seed):
     assert engine.free_pages == engine.blocks.num_total
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("kv_dtype", ["int8", "float8_e4m3fn", "bfloat16"])
 def test_a_smaller_cache_is_invariant_too(kv_dtype):
     each = [params(i) for i in range(len(LENGTHS))]
@@ -202,6 +206,7 @@ def test_a_fork_and_a_rewound_sequence_keep_their_bits():
     assert bits(engine.take(twin)) == wanted
 
 
+@pytest.mark.every_case
 def test_the_test_can_fail():
     """Without `batch_invariant` the same comparison finds other bits: it does see them."""
     plain = make_llm("dense", replace(ENGINE, batch_invariant=False))

@@ -12,6 +12,7 @@ from ferrum_jax.models.weights.save import save_weights
 from ferrum_jax.runtime.llm import DEMO_MODEL
 from ferrum_jax.types import DataType, StepShape
 
+pytestmark = pytest.mark.every_case
 GREEDY = fj.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=0)
 TOLERANCE = {"float32": 2e-6, "bfloat16": 0.01, "float16": 2e-3, "int8": 0.02, "fp8": 0.1}
 """How far the tiny model's logprobs may lie from the full forward's, in nats, root mean square."""

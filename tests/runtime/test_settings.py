@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import random
+import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +22,7 @@ ENGINE = fj.EngineConfig(
     page_size=4, num_pages=200, max_model_len=128, max_num_seqs=4, max_num_batched_tokens=24
 )
 TIGHT = {"num_pages": 24, "quantum": 3}
-CACHES = (None, *EVICTIONS)
+ROOT = Path(__file__).parents[2]
 
 
 def prompts(count: int = 12, seed: int = 0) -> list[list[int]]:
@@ -52,8 +55,14 @@ def plain() -> dict[str, list[list[int]]]:
     return found
 
 
-@pytest.mark.parametrize(("policy", "preemption"), list(product(POLICIES, PREEMPTIONS)))
-@pytest.mark.parametrize("eviction", CACHES, ids=lambda e: e or "no cache")
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("policy", "preemption", "eviction"),
+    [
+        *product(POLICIES, PREEMPTIONS, (None, "lru")),
+        *product(("fcfs", "round_robin"), PREEMPTIONS, sorted({*EVICTIONS} - {"lru"})),
+    ],
+)
 def test_policies_preemptions_and_evictions(plain, policy, preemption, eviction):
     cache = {} if eviction is None else {"prefix_caching": True, "eviction": eviction}
     engine = replace(ENGINE, policy=policy, preemption=preemption, **TIGHT, **cache)
@@ -250,47 +259,17 @@ def test_a_priority_can_be_changed_while_any_completion_runs():
             engine.step()
 
 
+@pytest.mark.every_case
 def test_ten_thousand_requests_leave_nothing_behind():
     """Random lengths and aborts through a small cache: all end, no page or entry stays."""
-    engine_config = replace(
-        ENGINE,
-        num_pages=60,
-        max_num_seqs=16,
-        max_num_batched_tokens=64,
-        prefix_caching=True,
-        preemption="swap",
-    )
-    rng, count = random.Random(1), 10_000
-    with make_llm("dense", engine_config) as llm:
-        engine, live, added, ended = llm.engine, [], 0, 0
-        sizes = []
-        while added < count or engine.has_work:
-            while added < count and len(live) < 40:
-                prompt = [rng.randrange(3, VOCAB)] * rng.randrange(1, 20)
-                request = fj.SamplingParams(max_tokens=rng.randrange(1, 5), seed=added)
-                live.append(engine.add(prompt, request))
-                added += 1
-            if live and rng.random() < 0.3:
-                engine.abort(rng.choice(live))
-            engine.step()
-            for request in [i for i in live if engine.is_done(i)]:
-                assert engine.take(request).error is None
-                live.remove(request)
-                ended += 1
-            if ended and added % 500 == 0:
-                sizes.append(_process_bytes())
-        assert ended == count
-        assert engine.free_pages == engine.blocks.num_total == 59
-        assert len(engine.blocks.prefix) <= 59
-        assert engine.executor.swapped_bytes == 0
-        assert engine.blocks.num_host_free > 0
-    assert sizes[-1] - sizes[len(sizes) // 3] < 32 * 2**20, "the process grows"
-
-
-def _process_bytes() -> int:
-    """Resident memory of this process; where the system does not tell, nothing can grow."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096
-    except OSError:
-        return 0
+    command = [sys.executable, "-m", "tests.runtime.many_requests"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    assert found.returncode == 0, found.stderr[-2000:]
+    left = json.loads(found.stdout)
+    assert (left["ended"], left["failed"]) == (10_000, 0)
+    assert left["free_pages"] == left["pages"] == 59
+    assert left["cached_pages"] <= 59
+    assert left["swapped_bytes"] == 0
+    assert left["host_pages"] > 0
+    sizes = left["process_bytes"]
+    assert sizes[-1] - sizes[len(sizes) // 3] < 32 * 2**20, f"the process grows: {sizes}"

@@ -1,5 +1,8 @@
 """The compiled step: how many there are, what they hold in memory, what they refuse."""
 
+from dataclasses import replace
+from itertools import product
+
 import jax
 import numpy as np
 import pytest
@@ -34,17 +37,24 @@ def test_a_mixed_workload_compiles_a_known_number_of_programs(make_llm):
                 compiled = dict(llm.compilations)
         assert llm.compilations == compiled, "the second round compiled again"
         assert set(compiled) <= set(llm.engine.declared_shapes)
-        assert len(llm.engine.declared_shapes) == 7
-        assert len(compiled) == 7
+        assert len(llm.engine.declared_shapes) == 14
+        assert 7 < len(compiled) <= 14
+        # Requests with a temperature at most run programs that have nothing else.
+        llm.generate(prompts, fj.SamplingParams(max_tokens=4, temperature=1.0, logprobs=3))
+        before = set(llm.compilations)
+        llm.generate(prompts, fj.SamplingParams(max_tokens=4, temperature=1.0, top_p=0.9))
+        assert set(llm.compilations) == before
 
 
 def test_declared_shapes_of_the_default_engine():
     shapes = declared_shapes(fj.EngineConfig())
-    assert {(s.tokens, s.rows) for s in shapes if not s.score} == {
+    plain = [shape for shape in shapes if not shape.processes]
+    assert [replace(shape, processes=False) for shape in shapes if shape.processes] == plain
+    assert {(s.tokens, s.rows) for s in plain if not s.score} == {
         *((n, n) for n in (1, 2, 4, 8, 16, 32, 64)),
         *((16, 8), (64, 32), (256, 64), (512, 64)),
     }
-    assert len(shapes) == 15
+    assert len(plain) == 15
 
 
 @pytest.mark.parametrize(
@@ -68,8 +78,10 @@ def test_every_schedule_within_the_limits_has_a_shape(settings):
             chunks = tuple(
                 ScheduledChunk(Sequence(request, 0, 4000), 0, length, False) for length in lengths
             )
-            for score in (False, True):
-                shape = choose_shape(shapes, Schedule(chunks), score=score)
+            for score, processes in product((False, True), repeat=2):
+                schedule = Schedule(chunks)
+                shape = choose_shape(shapes, schedule, score=score, processes=processes)
+                assert shape.processes == processes
                 assert shape.tokens >= rows + extra
                 assert shape.rows >= rows
                 assert (shape.tokens == shape.rows) == (not score and extra == 0)

@@ -45,6 +45,22 @@ def same_params(**changes) -> list[SamplingParams]:
     return [SamplingParams(**changes)] * ROWS
 
 
+def chi_squared(draws: np.ndarray, probabilities: np.ndarray) -> tuple[float, int]:
+    """Pearson's statistic and its degrees of freedom; impossible tokens must not be drawn.
+
+    Tokens expected fewer than five times count as one.
+    """
+    expected = probabilities * len(draws)
+    seen = np.bincount(draws, minlength=len(probabilities))
+    assert not seen[probabilities == 0].any()
+    rare = (expected < 5) & (expected > 0)
+    expected = np.append(expected[expected >= 5], expected[rare].sum())
+    seen = np.append(seen[(probabilities * len(draws)) >= 5], seen[rare].sum())
+    exists = expected > 0
+    statistic = np.sum((seen[exists] - expected[exists]) ** 2 / expected[exists])
+    return float(statistic), int(np.sum(exists)) - 1
+
+
 def random_logits(seed: int, rows: int = ROWS, vocab: int = VOCAB) -> np.ndarray:
     return (3 * np.random.default_rng(seed).normal(size=(rows, vocab))).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -156,9 +157,14 @@ def directories(tmp_path_factory, spm_bytes):
     return found
 
 
+TRAINED = Path(__file__).parent / "trained"
+
+
 @pytest.fixture(scope="session")
 def loaded(directories):
-    return {name: load_tokenizer(directory) for name, directory in directories.items()}
+    """A tokenizer per kind: those of above, and those that are kept as files."""
+    kept = {f"trained/{path.name}": path for path in TRAINED.iterdir() if path.is_dir()}
+    return {name: load_tokenizer(path) for name, path in (directories | kept).items()}
 
 
 @pytest.fixture(scope="session")

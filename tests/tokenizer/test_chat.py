@@ -79,7 +79,7 @@ def test_time_is_there():
 
 
 def test_a_template_may_refuse():
-    with pytest.raises(TokenizerError, match="roles must alternate"):
+    with pytest.raises(RequestError, match="refuses the conversation: roles must alternate"):
         render("{{ raise_exception('roles must alternate') }}")
 
 
@@ -187,6 +187,9 @@ BOMBS = {
     "fixed_in_macro": "{% macro f() %}{% for i in range(100000) %}"
     + "text " * 2000
     + "{% endfor %}{% endmacro %}{% set x = f() %}",
+    "sum": "{{ ([['a' * 1000]] * 9999) | sum(start=[]) | length }}",
+    "fromkeys": "{% set a = 'a' * 1000 %}{% for i in range(99999) %}"
+    "{% set x = dict.fromkeys(range(99999), a) %}{% endfor %}",
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "loop_test": "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}"
     "{% endfor %}",

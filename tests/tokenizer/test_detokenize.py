@@ -1,11 +1,21 @@
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders, models
 
 from ferrum_jax.interfaces.tokenizer import Tokenizer
-from ferrum_jax.tokenizer import IncrementalDetokenizer
+from ferrum_jax.tokenizer import HuggingFaceTokenizer, IncrementalDetokenizer
+from ferrum_jax.tokenizer.clean import CLEAN_UP, StreamCleaner, clean
+from ferrum_jax.tokenizer.files import TokenizerFiles
+from ferrum_jax.types.errors import UnsupportedError
 
-KINDS = ["byte_level", "word_piece", "unigram", "byte_fallback", "spm_legacy", "spm"]
+TRAINED = ["bert", "glm4", "pieces", "pieces_bytes", "qwen2", "t5", "unigram"]
+KINDS = [
+    *("byte_level", "word_piece", "unigram", "byte_fallback", "spm_legacy", "spm"),
+    *(f"trained/{name}" for name in TRAINED),
+]
+LOSSLESS = ["byte_level", "spm", "spm_legacy", "byte_fallback", "trained/glm4"]
 
 PARTS = [
     "😀",
@@ -24,7 +34,7 @@ PARTS = [
     "n't",
 ]
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=50, deadline=None)
 
 
 def stream(tokenizer, ids, **options):
@@ -43,7 +53,7 @@ def test_valid_text_streams_without_replacement_characters(loaded, kind, text):
     ids = tokenizer.encode(text, add_special_tokens=False)
     pushes = stream(tokenizer, ids)
     assert "".join(pushes) == tokenizer.decode(ids)
-    if kind in ("byte_level", "spm", "spm_legacy", "byte_fallback"):
+    if kind in LOSSLESS:
         assert not any("\ufffd" in piece for piece in pushes)
         assert "".join(pushes) == text
 
@@ -93,7 +103,9 @@ def test_the_completion_follows_the_prompt(loaded, kind, data):
     ids = tokenizer.encode(text, add_special_tokens=False)
     cut = data.draw(st.integers(0, len(ids)))
     whole, prompt = tokenizer.decode(ids), tokenizer.decode(ids[:cut])
-    if whole.startswith(prompt):  # false where the cut is inside a character
+    # False where the cut is inside a character, or between what a clean-up would replace.
+    cleans = getattr(tokenizer, "replacements", ())
+    if whole.startswith(prompt) and not cleans:
         pushes = stream(tokenizer, ids[cut:], prefix_ids=ids[:cut])
         assert prompt + "".join(pushes) == whole
 
@@ -137,14 +149,22 @@ class _Counting:
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
-        self.decoded = 0
+        self.decoded = self.characters = self.longest = 0
 
     def __getattr__(self, name):
         return getattr(self._tokenizer, name)
 
     def decode(self, ids, **options):
+        return self._count(ids, self._tokenizer.decode(ids, **options))
+
+    def decode_uncleaned(self, ids, **options):
+        return self._count(ids, self._tokenizer.decode_uncleaned(ids, **options))
+
+    def _count(self, ids, text):
         self.decoded += len(ids)
-        return self._tokenizer.decode(ids, **options)
+        self.characters += len(text)
+        self.longest = max(self.longest, len(text))
+        return text
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "spm"])
@@ -154,6 +174,44 @@ def test_the_cost_per_token_is_bounded(loaded, kind, byte):
     ids = [_byte_ids(loaded[kind])[byte]] * 2000
     stream(tokenizer, ids)
     assert tokenizer.decoded <= 20 * len(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_work_of_a_stream_grows_in_proportion(loaded, kind):
+    """Tokens decoded and characters made, for texts of one, two and four times the length."""
+    text = "The quick  brown 😀 fox, isn't it? 你好 to be . or ' not ' e\u0301 한국어\n"
+    work = []
+    for times in (8, 16, 32):
+        tokenizer = _Counting(loaded[kind])
+        ids = loaded[kind].encode(text * times, add_special_tokens=False)
+        pushes = stream(tokenizer, ids)
+        assert "".join(pushes) == loaded[kind].decode(ids)
+        assert tokenizer.decoded <= 20 * len(ids)
+        assert tokenizer.longest <= 40 + 4 * len(text)
+        work.append(tokenizer.characters / len(ids))
+    assert max(work) <= 1.25 * min(work)
+
+
+CLEANED = st.lists(
+    st.sampled_from([" ", "'", ".", "n't", "'s", " '", "' ", "a", " 've", "?", " ,", "r", "e"]),
+    max_size=30,
+)
+
+
+@quick
+@given(pieces=CLEANED)
+def test_a_cleaned_stream_is_the_cleaned_text(pieces):
+    cleaner = StreamCleaner(CLEAN_UP)
+    shown = [cleaner.push(piece) for piece in pieces]
+    shown.append(cleaner.flush())
+    assert "".join(shown) == clean("".join(pieces), CLEAN_UP)
+
+
+def test_the_cleaner_holds_back_only_what_may_go():
+    cleaner = StreamCleaner(CLEAN_UP)
+    assert [cleaner.push(text) for text in ("a", " ", "b", " '", "x", " ", ".")] == [
+        *("a", "", " b", "", " 'x", "", "."),
+    ]
 
 
 def test_straddling_tokens_keep_the_window_short(loaded):
@@ -168,3 +226,60 @@ def test_straddling_tokens_keep_the_window_short(loaded):
 def test_every_tokenizer_is_one(loaded):
     for tokenizer in loaded.values():
         assert isinstance(tokenizer, Tokenizer)
+
+
+WORDS = (
+    *("a</w>", "b</w>", "c", "a", ".", "n't", "'", "▁", "▁a", "▁▁", "▁b.", "##s", "##é", " x"),
+    *("<0xE4>", "<0xBD>", "<0xA0>", "<0x41>", "<pad>", "|", "é", "  ", ",", "\n", "Ġ", "Ġa"),
+    *("Ã", "©", "x "),
+)
+SPACES = decoders.Replace("▁", " ")
+DECODERS = {
+    "none": None,
+    "bpe": decoders.BPEDecoder(),
+    "byte level": decoders.ByteLevel(),
+    "ctc": decoders.CTC(),
+    "gemma": decoders.Sequence([SPACES, decoders.ByteFallback(), decoders.Fuse()]),
+    "llama": decoders.Sequence(
+        [SPACES, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    "metaspace": decoders.Metaspace(),
+    "metaspace first": decoders.Metaspace(prepend_scheme="first"),
+    "word piece": decoders.WordPiece(),
+    "word piece uncleaned": decoders.WordPiece(cleanup=False),
+}
+
+
+def of_decoder(decoder, **config):
+    library = tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a")
+    )
+    if decoder is not None:
+        library.decoder = decoder
+    files = TokenizerFiles(config, {}, (), {}, None, (), {})
+    return HuggingFaceTokenizer(library, files)
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.parametrize("cleans", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(ids=st.lists(st.integers(0, len(WORDS) - 1), max_size=40))
+def test_every_decoder_of_the_library_streams(name, cleans, ids):
+    tokenizer = of_decoder(DECODERS[name], clean_up_tokenization_spaces=cleans)
+    assert bool(tokenizer.replacements) == cleans
+    whole = tokenizer.decode(ids, skip_special_tokens=False)
+    assert "".join(stream(tokenizer, ids, skip_special_tokens=False)) == whole
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        decoders.Strip(" ", 0, 1),
+        decoders.Replace("a b", "ab"),
+        decoders.Replace(tokenizers.Regex(" +"), " "),
+    ],
+)
+def test_decoders_that_no_stream_can_equal_are_refused(last):
+    of_decoder(decoders.Sequence([last, SPACES, decoders.Fuse()]))
+    with pytest.raises(UnsupportedError, match="cannot be streamed"):
+        of_decoder(decoders.Sequence([SPACES, decoders.Fuse(), last]))

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferrum_jax.tokenizer import load_tokenizer
+from ferrum_jax.types.errors import RequestError
 
 LOSSLESS = ["byte_level", "byte_fallback", "spm_legacy", "spm"]
 
@@ -106,3 +107,28 @@ def test_the_chat_template_gets_the_special_tokens(loaded):
     assert loaded["byte_level"].apply_chat_template(messages, add_generation_prompt=False) == (
         "<|bos|>[user]hi"
     )
+
+
+EVERY = ["byte_level", "word_piece", "unigram", "byte_fallback", "spm_legacy", "spm"]
+EVERY += [
+    f"trained/{kind}" for kind in ("bert", "qwen2", "kimi", "tekken", "llama", "pieces", "t5")
+]
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(), max_size=40), length=st.integers(2, 12))
+def test_any_text_is_encoded_or_refused(loaded, kind, text, length):
+    """Over all of Unicode, lone surrogates and unassigned characters included."""
+    tokenizer = loaded[kind]
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        with pytest.raises(RequestError, match="lone surrogate"):
+            tokenizer.encode(text)
+        return
+    ids = tokenizer.encode(text)
+    assert all(0 <= token_id < tokenizer.vocab_size for token_id in ids)
+    assert isinstance(tokenizer.decode(ids), str)
+    cut = tokenizer.encode(text, max_length=length)
+    assert len(cut) == min(length, len(ids))
+    plain = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.encode(text, add_special_tokens=False, max_length=length) == plain[:length]

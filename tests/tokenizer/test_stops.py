@@ -65,6 +65,41 @@ def test_wrong_stops_are_refused(stops):
         StopMatcher(stops)
 
 
+ALPHABET = st.sampled_from(["a", "b", "é", "e\u0301", "한", "👩‍👩‍👧", "\ufffd", "\n"])
+TEXTS = st.lists(ALPHABET, max_size=4).map("".join)
+
+
+def allowed_from(text, stops, first):
+    """The first stop string that ends behind character `first`."""
+    for end in range(first + 1, len(text) + 1):
+        for stop in stops:
+            if text[:end].endswith(stop):
+                return text[: end - len(stop)], stop
+    return text, None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(TEXTS, max_size=8),
+    st.lists(TEXTS.filter(bool), max_size=4),
+    st.integers(0, 8),
+)
+def test_unicode_stops_count_only_where_they_end_in_text_that_may_stop(pushes, stops, held):
+    matcher = StopMatcher(stops)
+    shown = "".join(matcher.push(text, may_stop=False) for text in pushes[:held])
+    before = "".join(pushes[:held])
+    # Only what may still become a stop string is held back.
+    tails = [before[-n:] for n in range(1, len(before) + 1)]
+    longest = max(
+        (len(t) for t in tails for s in stops if s.startswith(t) and len(t) < len(s)), default=0
+    )
+    assert shown == before[: len(before) - longest]
+    shown += "".join(matcher.push(text) for text in pushes[held:]) + matcher.flush()
+    want, stop = allowed_from("".join(pushes), stops, len(before))
+    assert matcher.matched == stop
+    assert shown == want
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.text("ab", max_size=4), max_size=8),

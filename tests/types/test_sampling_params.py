@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.tree_util import Partial
 
-from ferrum_jax.types import FerrumError, RequestError, SamplingParams, UnsupportedError
+from ferrum_jax.types import FerrumError, RequestError, SamplingParams
+
+
+def double(factor, logits, tokens, length):
+    return factor * logits
+
+
+@dataclass(frozen=True)
+class Boost:
+    """A processor that compares by value."""
+
+    by: float
+
+    def __call__(self, logits, tokens, length):
+        return logits + self.by
+
+
+@dataclass
+class Loose:
+    """One that does not."""
+
+    by: float
+
+    def __call__(self, logits, tokens, length):
+        return logits + self.by
+
 
 NUMBERS = (
     "temperature",
@@ -92,6 +119,22 @@ def test_numbers_that_are_not_finite_are_refused(name, value):
         ("ignore_eos", "no"),
         ("skip_special_tokens", 1),
         ("logprobs_mode", "cooked"),
+        ("mirostat", 2),
+        ("mirostat", {"mode": 3}),
+        ("mirostat", {"mode": 1.0}),
+        ("mirostat", {"tau": 0}),
+        ("mirostat", {"eta": math.nan}),
+        ("mirostat", {"temperature": 1}),
+        ("bad_words", "no"),
+        ("bad_words", [" "]),
+        ("bad_words", [3]),
+        ("bad_words", ["x"] * 257),
+        ("logits_processors", [3]),
+        ("logits_processors", [lambda logits, tokens, length: logits]),
+        ("logits_processors", [functools.partial(double, 2.0)]),
+        ("logits_processors", [Partial(lambda logits, tokens, length: logits)]),
+        ("logits_processors", [Boost]),
+        ("logits_processors", [Loose(1.0)]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name, value):
@@ -99,28 +142,29 @@ def test_values_out_of_range_are_refused_by_name(name, value):
         SamplingParams(**{name: value})
 
 
+def test_what_truncates_beside_mirostat_is_refused():
+    assert SamplingParams(mirostat={}).mirostat == {"mode": 2, "tau": 5.0, "eta": 0.1}
+    SamplingParams(mirostat={"mode": 1}, top_k=-1, repetition_penalty=1.2)
+    for name, value in {"top_k": 3, "tfs_z": 0.5, "typical_p": 0.5, "top_p": 0.9}.items():
+        with pytest.raises(RequestError, match=f"{name} is {value} beside mirostat"):
+            SamplingParams(mirostat={"mode": 1}, **{name: value})
+
+
+def test_processors_are_functions_of_modules_and_frozen_objects():
+    params = SamplingParams(logits_processors=[Boost(1.0), Partial(double, 2.0)])
+    assert [type(one) for one in params.logits_processors] == [Partial, Partial]
+    assert SamplingParams(logits_processors=[Boost(1.0)]).logits_processors[0].func == Boost(1.0)
+
+
 def test_min_tokens_above_max_tokens_is_refused():
     with pytest.raises(RequestError, match="min_tokens is 9, above max_tokens = 8"):
         SamplingParams(min_tokens=9, max_tokens=8)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("min_tokens", 1),
-        ("typical_p", 0.5),
-        ("tfs_z", 0.5),
-        ("mirostat", {"mode": 2}),
-        ("logprob_token_ids", [1]),
-        ("logprobs_mode", "processed"),
-        ("bad_words", ["no"]),
-        ("guided", {"regex": "a"}),
-        ("logits_processors", [print]),
-    ],
-)
-def test_what_this_version_lacks_is_refused_as_unsupported(name, value):
-    with pytest.raises(UnsupportedError, match=name):
-        SamplingParams(**{name: value})
+def test_guided_takes_one_grammar():
+    assert SamplingParams(guided={"regex": "a"}).guided == {"regex": "a"}
+    with pytest.raises(RequestError, match=r"guided has the keys \['regex', 'json'\]"):
+        SamplingParams(guided={"regex": "a", "json": {"type": "null"}})
 
 
 def test_messages_name_value_limit_and_remain_short():

@@ -1,12 +1,11 @@
-"""What the families share: how a stack of layers is put together, and how its weights are named."""
+"""What the families share: how attention and a stack of layers are put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ferrum_jax.models.families.reader import ConfigReader
-from ferrum_jax.models.weights.sources import Heads, Linear, Plain, SideBySide, Source
 from ferrum_jax.types import (
     AttentionConfig,
     ConfigError,
@@ -18,9 +17,6 @@ from ferrum_jax.types import (
     RopeConfig,
     RopeKind,
 )
-
-PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
-"""Our norms by the name that a pre-norm checkpoint gives them."""
 
 
 def read_attention(
@@ -85,7 +81,7 @@ def _check_factors(reader: ConfigReader, rope: RopeConfig, head_dim: int) -> Non
 
 def with_windows(spec: LayerSpec, windows: Sequence[int | None]) -> tuple[LayerSpec, ...]:
     """One layer per window, otherwise equal."""
-    return tuple(replace(spec, attention=replace(spec.attention, window=w)) for w in windows)
+    return tuple(replace(spec, attention=replace(grouped(spec), window=w)) for w in windows)
 
 
 def model_config(
@@ -113,84 +109,57 @@ def model_config(
     )
 
 
-def weight_names(
-    config: ModelConfig,
-    *,
-    norms: dict[str, str] | None = None,
-    moe: Callable[[str, int], dict[str, Source]] | None = None,
-) -> dict[str, Source]:
-    """Where each parameter stands in a checkpoint that follows Llama's names.
-
-    Args:
-        norms: the checkpoint's name of each norm of a layer.
-        moe: the names inside a mixture-of-experts block, from the layer's prefix and the number
-            of experts.
-    """
-    table: dict[str, Source] = {
-        "embed": Plain("model.embed_tokens.weight"),
-        "final_norm.weight": Plain("model.norm.weight"),
-    }
-    if not config.tie_embeddings:
-        table["unembed"] = Linear("lm_head.weight")
-    for i, spec in enumerate(config.layers):
-        names = _layer_names(spec, f"model.layers.{i}", norms or PRE_NORMS, moe)
-        table |= {f"layers.{i}.{key}": source for key, source in names.items()}
-    return table
-
-
-def _layer_names(
-    spec: LayerSpec,
-    prefix: str,
-    norms: dict[str, str],
-    moe: Callable[[str, int], dict[str, Source]] | None,
-) -> dict[str, Source]:
-    table: dict[str, Source] = {
-        f"{ours}.weight": Plain(f"{prefix}.{theirs}.weight") for ours, theirs in norms.items()
-    }
-    attention = f"{prefix}.self_attn"
-    table["attention.qkv"] = _qkv(attention, "weight")
-    table["attention.o"] = Linear(f"{attention}.o_proj.weight", inputs=2)
-    if spec.attention.qkv_bias:
-        table["attention.qkv_bias"] = _qkv(attention, "bias")
-    if spec.attention.out_bias:
-        table["attention.o_bias"] = Plain(f"{attention}.o_proj.bias")
-    if spec.attention.qk_norm:
-        table["attention.q_norm.weight"] = Plain(f"{attention}.q_norm.weight")
-        table["attention.k_norm.weight"] = Plain(f"{attention}.k_norm.weight")
-    if not isinstance(spec.mlp, MLPConfig):
-        assert moe is not None
-        return table | {f"mlp.{k}": v for k, v in moe(prefix, spec.mlp.num_experts).items()}
-    mlp, kinds = f"{prefix}.mlp", ("weight", "bias") if spec.mlp.mlp_bias else ("weight",)
-    for kind in kinds:
-        suffix = "_bias" if kind == "bias" else ""
-        joined = (f"{mlp}.gate_proj.{kind}", f"{mlp}.up_proj.{kind}")
-        table[f"mlp.gate_up{suffix}"] = SideBySide(joined)
-    table["mlp.down"] = Linear(f"{mlp}.down_proj.weight")
-    if spec.mlp.mlp_bias:
-        table["mlp.down_bias"] = Plain(f"{mlp}.down_proj.bias")
-    return table
-
-
-def _qkv(attention: str, kind: str) -> Heads:
-    return Heads(
-        (
-            f"{attention}.q_proj.{kind}",
-            f"{attention}.k_proj.{kind}",
-            f"{attention}.v_proj.{kind}",
-        )
-    )
-
-
-SANDWICH_NORMS = {
-    "attention_norm": "input_layernorm",
-    "attention_post_norm": "post_attention_layernorm",
-    "mlp_norm": "pre_feedforward_layernorm",
-    "mlp_post_norm": "post_feedforward_layernorm",
-}
-
-
 def gemma_layer(attention: AttentionConfig, mlp: MLPConfig) -> LayerSpec:
     """Gemma 2 and 3: `1 + w` norms, before and after each block."""
     return LayerSpec(
         attention, mlp, norm=NormKind.RMS_UNIT_OFFSET, placement=NormPlacement.SANDWICH
     )
+
+
+def layer_norm_model(
+    reader: ConfigReader, layers: Sequence[LayerSpec], eps_key: str, *, tied: bool = False
+) -> ModelConfig:
+    """A model that ends with the norm of its layers, whose epsilon has a name of its own.
+
+    Args:
+        tied: whether embeddings are tied where the file does not say.
+    """
+    config = model_config(reader, layers, tie_embeddings=tied, final_norm=layers[0].norm)
+    return replace(config, norm_eps=reader.number(eps_key, 1e-5))
+
+
+def check_count(reader: ConfigReader, key: str, chosen: int, count: int) -> None:
+    """Refuse more experts per token than there are."""
+    if chosen > count:
+        raise ConfigError(f"{reader.where}: {key} = {chosen} is above the {count} experts")
+
+
+def grouped(spec: LayerSpec) -> AttentionConfig:
+    """How a layer of grouped-query attention attends."""
+    assert isinstance(spec.attention, AttentionConfig), spec.attention
+    return spec.attention
+
+
+def head_size(reader: ConfigReader, hidden: int, heads: int) -> int:
+    """Elements of a head where the file names only the width and the number of heads.
+
+    Raises:
+        ConfigError: the one is no multiple of the other.
+    """
+    if hidden % heads:
+        raise ConfigError(
+            f"{reader.where}: a hidden size of {hidden} is no multiple of {heads} heads"
+        )
+    return hidden // heads
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """What a score loses per position, by head (Press et al. 2022).
+
+    A geometric series from its own ratio; of a number of heads that is no power of two the heads
+    beyond the power below take every other slope of the series for the power above.
+    """
+    power = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    extra = [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
+    return tuple(slopes + extra)

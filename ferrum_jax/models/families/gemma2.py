@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 from ferrum_jax.models.families.common import (
-    SANDWICH_NORMS,
     gemma_layer,
     model_config,
     read_attention,
-    weight_names,
     with_windows,
 )
+from ferrum_jax.models.families.layout import SANDWICH_NORMS, Layout, weight_names
 from ferrum_jax.models.families.reader import ConfigReader
 from ferrum_jax.models.families.rope import read_rope
 from ferrum_jax.models.weights.sources import Source
@@ -38,6 +37,7 @@ def read(reader: ConfigReader) -> ModelConfig:
         activation=reader.activation("hidden_activation", "gelu_pytorch_tanh"),
     )
     count, window = reader.size("num_hidden_layers"), reader.size("sliding_window", 4096)
+    reader.must_be("sliding_window_size", window)
     default = ["full_attention" if i % 2 else "sliding_attention" for i in range(count)]
     kinds = reader.layer_types(count, default)
     windows = [window if kind == "sliding_attention" else None for kind in kinds]
@@ -53,4 +53,4 @@ def read(reader: ConfigReader) -> ModelConfig:
 
 def names(config: ModelConfig) -> dict[str, Source]:
     """Where each parameter stands in the checkpoint."""
-    return weight_names(config, norms=SANDWICH_NORMS)
+    return weight_names(config, Layout(norms=SANDWICH_NORMS))

@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ferrum_jax.models.families.common import (
-    SANDWICH_NORMS,
-    gemma_layer,
-    model_config,
-    read_attention,
-    weight_names,
-)
+from ferrum_jax.models.families.common import gemma_layer, model_config, read_attention
+from ferrum_jax.models.families.layout import SANDWICH_NORMS, Layout, weight_names
 from ferrum_jax.models.families.reader import ConfigReader
 from ferrum_jax.models.families.rope import parse_rope
 from ferrum_jax.models.weights.sources import Source
@@ -83,4 +78,4 @@ def _ropes(reader: ConfigReader) -> tuple[RopeConfig, RopeConfig]:
 
 def names(config: ModelConfig) -> dict[str, Source]:
     """Where each parameter stands in the checkpoint."""
-    return weight_names(config, norms=SANDWICH_NORMS)
+    return weight_names(config, Layout(norms=SANDWICH_NORMS))

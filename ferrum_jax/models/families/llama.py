@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ferrum_jax.models.families.common import model_config, read_attention, weight_names
+from ferrum_jax.models.families.common import model_config, read_attention
+from ferrum_jax.models.families.layout import weight_names
 from ferrum_jax.models.families.reader import ConfigReader
 from ferrum_jax.models.families.rope import read_rope
 from ferrum_jax.models.weights.sources import Source
@@ -18,6 +19,9 @@ def read(reader: ConfigReader) -> ModelConfig:
         activation=reader.activation("hidden_act", "silu"),
         mlp_bias=reader.flag("mlp_bias", False),
     )
+    # Of SmolLM's converter, which has turned its weights already.
+    reader.ignore("is_llama_config")
+    reader.must_be("rope_interleaved", False)
     layers = (LayerSpec(attention, mlp),) * reader.size("num_hidden_layers")
     return model_config(reader, layers)
 

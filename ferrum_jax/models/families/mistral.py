@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from ferrum_jax.models.families.common import (
-    model_config,
-    read_attention,
-    weight_names,
-    with_windows,
-)
+from ferrum_jax.models.families.common import model_config, read_attention, with_windows
+from ferrum_jax.models.families.layout import weight_names
 from ferrum_jax.models.families.reader import ConfigReader
 from ferrum_jax.models.families.rope import read_rope
 from ferrum_jax.models.weights.sources import Source

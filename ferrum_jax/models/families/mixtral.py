@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from ferrum_jax.models.families.common import (
+    check_count,
     model_config,
     read_attention,
-    weight_names,
     with_windows,
 )
+from ferrum_jax.models.families.experts import NUMBERED, expert_names
+from ferrum_jax.models.families.layout import weight_names
 from ferrum_jax.models.families.reader import ConfigReader
 from ferrum_jax.models.families.rope import read_rope
-from ferrum_jax.models.weights.sources import Linear, Source, Stacked
-from ferrum_jax.types import ConfigError, LayerSpec, ModelConfig, MoEConfig
-
-EXPERT_NAMES = {"gate": "w1", "down": "w2", "up": "w3"}
+from ferrum_jax.models.weights.sources import Linear, Source
+from ferrum_jax.types import LayerSpec, ModelConfig, MoEConfig
 
 
 def read(reader: ConfigReader) -> ModelConfig:
     """`model_type: mixtral`."""
     experts, chosen = reader.size("num_local_experts", 8), reader.size("num_experts_per_tok", 2)
-    if chosen > experts:
-        raise ConfigError(
-            f"{reader.where}: num_experts_per_tok = {chosen} is above the {experts} experts"
-        )
+    check_count(reader, "num_experts_per_tok", chosen, experts)
     reader.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
     spec = LayerSpec(
         read_attention(reader, read_rope(reader, theta=1e6)),
@@ -41,12 +38,10 @@ def read(reader: ConfigReader) -> ModelConfig:
 
 def names(config: ModelConfig) -> dict[str, Source]:
     """Where each parameter stands in the checkpoint."""
-    return weight_names(config, moe=_moe_names)
+    return weight_names(config, moe=numbered_expert_names)
 
 
-def _moe_names(prefix: str, experts: int) -> dict[str, Source]:
+def numbered_expert_names(prefix: str, moe: MoEConfig) -> dict[str, Source]:
+    """A router and experts whose projections have numbers."""
     block = f"{prefix}.block_sparse_moe"
-    table: dict[str, Source] = {"router": Linear(f"{block}.gate.weight")}
-    for ours, theirs in EXPERT_NAMES.items():
-        table[ours] = Stacked(tuple(f"{block}.experts.{e}.{theirs}.weight" for e in range(experts)))
-    return table
+    return {"router": Linear(f"{block}.gate.weight"), **expert_names(block, moe, NUMBERED)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ferrum_jax.models.families.common import model_config, read_attention, weight_names
+from ferrum_jax.models.families.common import check_count, model_config, read_attention
+from ferrum_jax.models.families.experts import expert_names
+from ferrum_jax.models.families.layout import weight_names
 from ferrum_jax.models.families.reader import ConfigReader
 from ferrum_jax.models.families.rope import read_rope
-from ferrum_jax.models.weights.sources import Linear, Source, Stacked
+from ferrum_jax.models.weights.sources import Linear, Source
 from ferrum_jax.types import ConfigError, LayerSpec, MLPConfig, ModelConfig, MoEConfig, NormKind
 
 
@@ -41,10 +43,7 @@ def _experts(reader: ConfigReader, activation) -> MoEConfig:
     count = reader.optional_size("num_local_experts") or reader.size("num_experts", 128)
     reader.ignore("num_experts")
     chosen = reader.size("num_experts_per_tok", 8)
-    if chosen > count:
-        raise ConfigError(
-            f"{reader.where}: num_experts_per_tok = {chosen} is above the {count} experts"
-        )
+    check_count(reader, "num_experts_per_tok", chosen, count)
     return MoEConfig(
         num_experts=count,
         experts_per_token=chosen,
@@ -56,13 +55,10 @@ def _experts(reader: ConfigReader, activation) -> MoEConfig:
 
 def names(config: ModelConfig) -> dict[str, Source]:
     """Where each parameter stands in the checkpoint."""
-    return weight_names(config, moe=_moe_names)
+    return weight_names(config, moe=moe_names)
 
 
-def _moe_names(prefix: str, experts: int) -> dict[str, Source]:
-    table: dict[str, Source] = {"router": Linear(f"{prefix}.mlp.gate.weight")}
-    for x in ("gate", "up", "down"):
-        table[x] = Stacked(
-            tuple(f"{prefix}.mlp.experts.{e}.{x}_proj.weight" for e in range(experts))
-        )
-    return table
+def moe_names(prefix: str, moe: MoEConfig) -> dict[str, Source]:
+    """A router and experts that stand apart."""
+    here = f"{prefix}.mlp"
+    return {"router": Linear(f"{here}.gate.weight"), **expert_names(here, moe)}

@@ -4,35 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ferrum_jax.models.families.bookkeeping import OFF, WITHOUT_EFFECT
 from ferrum_jax.types import Activation, ConfigError, UnsupportedError
-
-WITHOUT_EFFECT = frozenset(
-    [
-        "_name_or_path",
-        "_attn_implementation_autoset",
-        "architectures",
-        "attention_dropout",
-        "auto_map",
-        "bos_token_id",
-        "cache_implementation",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "pretraining_tp",
-        "return_dict",
-        "sep_token_id",
-        "torch_dtype",
-        "transformers_version",
-        "unsloth_fixed",
-        "unsloth_version",
-        "use_cache",
-    ]
-)
-"""Keys that do not change the forward of any decoder: token ids, training, bookkeeping."""
 
 ACTIVATIONS = {
     "silu": Activation.SILU,
@@ -43,6 +16,9 @@ ACTIVATIONS = {
     "quick_gelu": Activation.QUICK_GELU,
     "relu": Activation.RELU,
     "relu2": Activation.RELU_SQUARED,
+    "xielu": Activation.XIELU,
+    "gelu_fast": Activation.GELU_TANH,
+    "gelu_python": Activation.GELU,
 }
 _REQUIRED = object()
 
@@ -102,10 +78,15 @@ class ConfigReader:
             )
         return ACTIVATIONS[name]
 
-    def layer_types(self, count: int, default: list[str]) -> list[str]:
-        """`layer_types`: which layers slide a window and which attend to everything."""
+    def layer_types(
+        self,
+        count: int,
+        default: list[str],
+        known: tuple[str, ...] = ("full_attention", "sliding_attention"),
+    ) -> list[str]:
+        """`layer_types`: what each layer is; by default whether it slides a window or attends to
+        everything."""
         kinds = self.get("layer_types", None) or default
-        known = ("full_attention", "sliding_attention")
         if not isinstance(kinds, list) or len(kinds) != count:
             raise ConfigError(
                 f"{self.where}: layer_types is {kinds!r}; it must list {count} layers"
@@ -147,14 +128,28 @@ class ConfigReader:
                     "it can be run"
                 )
 
+    def must_be(self, key: str, *allowed: Any) -> Any:
+        """The value of an option of which the code runs `allowed` alone; the first is the default.
+
+        Raises:
+            UnsupportedError: it is another.
+        """
+        value = self.get(key, allowed[0])
+        if value not in allowed:
+            raise UnsupportedError(
+                f"{self.where}: {key} = {value!r} is not supported; "
+                f"only {' and '.join(map(repr, allowed))} can be run"
+            )
+        return value
+
     def finish(self) -> None:
         """Raise for every key that nobody read.
 
         Raises:
-            UnsupportedError: the checkpoint is quantised.
+            UnsupportedError: the config of a model that is no decoder alone.
             ConfigError: unknown keys, all of them listed.
         """
-        self.must_be_off("quantization_config")
+        self.must_be_off(*OFF)
         unread = sorted(self._raw.keys() - self._read - WITHOUT_EFFECT)
         if unread:
             keys = ", ".join(f"{key} = {self._raw[key]!r}" for key in unread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ferrum_jax.models.families.reader import ConfigReader
@@ -28,6 +29,7 @@ KEYS = {
         "short_factor",
         "long_factor",
     },
+    RopeKind.PROPORTIONAL: {"factor"},
     RopeKind.LLAMA3: {
         "factor",
         "original_max_position_embeddings",
@@ -43,6 +45,37 @@ def read_rope(reader: ConfigReader, *, theta: float = 10_000.0) -> RopeConfig:
     theta = reader.get("rope_theta", None) or theta
     old = reader.get("rope_scaling", None)
     return parse_rope(reader, reader.get("rope_parameters", None) or old or {}, theta)
+
+
+def partial_rope(
+    reader: ConfigReader,
+    raw: dict[str, Any] | None = None,
+    *,
+    theta: float = 10_000.0,
+    fraction: float = 1.0,
+    interleaved: bool = False,
+) -> RopeConfig:
+    """A rope that may turn a part of each head only.
+
+    Args:
+        raw: its dict; None: that of the file.
+        theta, fraction: the defaults of the model type. What the dict says beats what the file
+            says beside it.
+
+    Raises:
+        ConfigError: a fraction that is not in (0, 1], and as `parse_rope`.
+    """
+    beside = reader.get("rope_parameters", None) or reader.get("rope_scaling", None)
+    reader.ignore("rope_scaling")
+    raw = dict((beside or {}) if raw is None else raw)
+    outer = reader.get("partial_rotary_factor", None)
+    part = raw.pop("partial_rotary_factor", fraction if outer is None else outer)
+    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
+        raise ConfigError(
+            f"{reader.where}: partial_rotary_factor is {part!r}; it must be above 0 and at most 1"
+        )
+    rope = parse_rope(reader, raw, reader.get("rope_theta", None) or theta)
+    return replace(rope, rotary_fraction=float(part), interleaved=interleaved)
 
 
 def parse_rope(reader: ConfigReader, raw: dict[str, Any], theta: float) -> RopeConfig:

@@ -12,12 +12,22 @@ ALLOW_PATTERNS = (
     "*.safetensors",
     "*.json",
     "tokenizer.model",
+    "spiece.model",
+    "tiktoken.model",
     "*.jinja",
     "*.txt",
     "*.tiktoken",
 )
-# Folders, and files of this name, hold the same weights in other formats, as large again.
-IGNORE_PATTERNS = ("*/*", "consolidated*.safetensors")
+# Folders, and files of this name, hold the same weights in other formats, as large again; all but
+# the folder 1_Pooling of sentence-transformers, which has a config.json.
+IGNORE_PATTERNS = (
+    "[!1]*/*",
+    "1/*",
+    "1[!_]*/*",
+    "1_*/*/*",
+    "1_*/*.safetensors",
+    "consolidated*.safetensors",
+)
 
 _HUB_ID = re.compile(
     r"(?!.*\.\.)(?P<repo>\w[\w.-]*/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?", re.ASCII

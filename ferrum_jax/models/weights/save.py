@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from ferrum_jax.models.families import family_of
-from ferrum_jax.models.params import Params, check_params, path_name
+from ferrum_jax.models.params import Params
+from ferrum_jax.models.shapes import check_params, path_name
+from ferrum_jax.models.weights.sources import put
 from ferrum_jax.types import DataType, ModelConfig
 
 
@@ -31,7 +33,8 @@ def save_weights(
         value = np.asarray(leaf).astype(kind)
         entry = table[path_name(path)]
         for index, name in enumerate(entry.names):
-            tensors[name] = entry.stored(value, index)
+            shape = entry.stored_shape(value.shape, index)
+            put(entry, tensors.setdefault(name, np.zeros(shape, kind)), value, index)
     file = Path(directory) / "model.safetensors"
     save_file(tensors, file, metadata={"format": "pt"})
     return file

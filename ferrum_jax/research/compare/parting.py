@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from ferrum_jax.models.sites import site_shape
 from ferrum_jax.research.compare.matching import Piece, matched
 from ferrum_jax.research.compare.side import ModelSide, Side, share_engine, weights_of
 
-SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+SITES = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "resid_post")
 """In the order in which a layer computes them."""
 MOST_TOKENS = 256
 
@@ -22,7 +23,7 @@ class Parting:
 
     sites: tuple[str, ...]
     errors: tuple[tuple[float, ...], ...]
-    """For each site a number per layer; nan where the model has no such site."""
+    """For each site a number per layer; nan where one of the models has no such site."""
     threshold: float
     tokens: int
     """On how many tokens it was measured."""
@@ -61,17 +62,20 @@ def measure_parting(
     """Compare activations on the first documents, cut to `MOST_TOKENS` tokens together.
 
     Args:
+        sites: those of which both models have some layer are compared.
         threshold: from which relative error on two sites differ by more than rounding; None:
             `rounding_threshold`.
     """
     texts = _cut(documents)
     layers = a.llm.config.num_layers
+    sites = [site for site in sites if _having(a, site) & _having(b, site)]
     squares = np.zeros((2, len(sites), layers))
     streams: list[Iterator[Piece]] = [side.activations(texts, sites) for side in (a, b)]
     for left, right in matched(streams[0], streams[1], in_turns=not share_engine(a, b)):
         for i, site in enumerate(sites):
-            for layer, x in left.values[site].items():
-                squares[:, i, layer] += _squares(x, right.values[site][layer])
+            for layer in left.values[site].keys() & right.values[site].keys():
+                x, y = (piece.values[site][layer] for piece in (left, right))
+                squares[:, i, layer] += _squares(x, y)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.sqrt(squares[0] / squares[1])
     return Parting(
@@ -91,6 +95,12 @@ def rounding_threshold(a: ModelSide, b: ModelSide) -> float:
     dtypes = {x.dtype for side in (a, b) for x in weights_of(side)}
     kinds = [jnp.finfo(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return max(float(kind.eps) for kind in kinds) ** 0.75
+
+
+def _having(side: ModelSide, site: str) -> set[int]:
+    """The layers that have a site."""
+    config = side.llm.config
+    return {i for i in range(config.num_layers) if site_shape(config, site, i) is not None}
 
 
 def _cut(documents: Sequence[tuple[int, ...]]) -> dict[int, tuple[int, ...]]:

@@ -61,13 +61,16 @@ def _settings(side: Side, weights: str | None) -> Settings:
         facts = {"name": saved.name, "path": saved.path, "dtype": saved.dtype, "top_k": saved.top_k}
         return {"kind": "saved", "weights": None, **facts}
     taps = side.taps
-    edited = taps is not None and bool(taps.edits)
+    edited = taps is not None and taps.acts
+    changes = None if taps is None else taps.edits
+    if taps is not None and taps.adapters is not None:
+        changes = (taps.edits, taps.adapters)
     found = {
         "kind": "model",
         "weights": weights or weights_digest(side.llm.params),
         "dtype": ", ".join(sorted({x.dtype.name for x in weights_of(side)})),
         "edits": describe(Variant(taps=taps), side.llm) if edited else "",
-        "edits_sha256": weights_digest(taps.edits) if taps is not None and edited else None,
+        "edits_sha256": weights_digest(changes) if edited else None,
         "config": side.llm.config,
         "engine": side.llm.engine_config,
     }

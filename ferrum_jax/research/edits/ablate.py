@@ -13,7 +13,7 @@ from ferrum_jax.research.edits.build import (
     pad_rows,
     unit_pairs,
 )
-from ferrum_jax.research.edits.operations import NOWHERE, DrawUnits, Fill, SetUnits
+from ferrum_jax.research.edits.operations import NOWHERE, DrawUnits, Fill, SetUnits, Skip
 from ferrum_jax.research.edits.spans import Layers, Positions, layer_list
 from ferrum_jax.types import RequestError, Taps
 
@@ -62,15 +62,22 @@ def ablate_neurons(
 
 
 def ablate_mlp(layers: Layers = None, *, mean: Any = None, positions: Positions = None) -> Taps:
-    """Feed-forward blocks of some layers add nothing to the residual, or a mean `[D]`."""
+    """Feed-forward blocks, mixtures too, add nothing to the residual, or a mean `[D]`.
+
+    Of `layers=None` the layers without one are left as they are. To silence a mixer, scale
+    `attn_out` or `mixer_out` by 0.
+    """
     return make_taps("mlp_out", Fill(), _constant(mean), layers=layers, positions=positions)
 
 
 def ablate_layer(layers: Layers, *, positions: Positions = None) -> Taps:
-    """Whole layers add nothing: their input is their output."""
+    """Whole layers add nothing: their output is their input (site `resid_post`).
+
+    What is in them still runs: their keys, values and states are as they would be, and their other
+    sites hold what nobody reads.
+    """
     listed = None if layers is None else layer_list(layers)
-    attention = make_taps("attn_out", Fill(), _constant(None), layers=listed, positions=positions)
-    return attention + ablate_mlp(listed, positions=positions)
+    return make_taps("resid_post", Skip(), None, layers=listed, positions=positions)
 
 
 def _constant(value: Any) -> dict[str, Any]:

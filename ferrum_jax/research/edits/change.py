@@ -47,8 +47,11 @@ def force_router(
 ) -> Taps:
     """Route tokens to some experts only: the others are as if they did not exist.
 
-    With as many experts as the model chooses, exactly those run, weighted by the softmax over
-    their own logits. To repeat the routing of another run, `patch` the site `router` instead.
+    With as many experts as the model chooses, exactly those run, weighted as the model's router
+    weighs what it chooses: by the softmax over their own logits, or, in a router of sigmoids, each
+    by its own sigmoid, which knows no other expert (and is divided by their sum where the model's
+    `norm_topk` says so). Where the router chooses groups of experts first, only those of the groups
+    it keeps run. To repeat the routing of another run, `patch` the site `router` instead.
 
     Raises:
         RequestError: no experts, or one twice.

@@ -64,6 +64,19 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """The stream behind a layer is the one before it. No values."""
+
+    reads_entered = True
+
+    def __call__(self, entered: Array, values: None, place: Place, layer: int) -> Array:
+        return entered
+
+    def check(self, site: str, layer: int, shape: tuple[int, ...], values: None) -> None:
+        """Fits every layer."""
+
+
+@dataclass(frozen=True)
 class SetUnits:
     """Some units (heads, neurons) of some layers become zero, or constants.
 

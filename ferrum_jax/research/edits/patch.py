@@ -13,6 +13,8 @@ from ferrum_jax.types import RequestError, Taps
 
 HEAD_SITES = ("q", "k", "v", "z", "pattern")
 """Sites where a token has an activation per head."""
+MIXER_SITES = ("gate", "y", "state")
+"""Sites where it has one per head, or per channel where a recurrence has no heads."""
 
 
 def patch(
@@ -30,17 +32,18 @@ def patch(
             the first axis where one position is named.
         positions: n positions; negative ones count from the prompt's end, and those beyond the
             prompt are generated tokens. None: the first n.
-        heads: of sites with heads, those that are patched; None: all.
+        heads: of sites with heads, those that are patched; None: all. At `gate`, `y` and `state` of
+            a recurrence without heads, its channels.
 
     Raises:
         RequestError: another number of positions, or something that is no array of numbers.
     """
     operation = PatchPattern() if site == "pattern" else Patch()
     rows = as_row("activations", activations)
-    if heads is not None and site not in HEAD_SITES:
-        raise RequestError(f"{site!r} has no heads; the sites that have: {', '.join(HEAD_SITES)}")
-    token_axes = 2 if site in HEAD_SITES else 1
-    if isinstance(positions, int | np.integer) and rows.ndim - 1 == token_axes:
+    headed = HEAD_SITES + MIXER_SITES
+    if heads is not None and site not in headed:
+        raise RequestError(f"{site!r} has no heads; the sites that have: {', '.join(headed)}")
+    if isinstance(positions, int | np.integer) and _is_of_one_token(rows[0], site):
         rows = rows[:, None]
     if rows.ndim < 2 or rows.shape[1] == 0:
         raise RequestError(
@@ -67,6 +70,13 @@ def freeze_attention(
         positions, heads: as for `patch`.
     """
     return patch(pattern, layer, positions, "pattern", heads=heads)
+
+
+def _is_of_one_token(array: Any, site: str) -> bool:
+    """Whether the axis of tokens is left out."""
+    if site in MIXER_SITES:
+        return array.ndim > 0 and array.shape[0] != 1
+    return array.ndim == (2 if site in HEAD_SITES else 1)
 
 
 def _padded_places(places: np.ndarray) -> np.ndarray:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from ferrum_jax.models.sites import site_shape
 from ferrum_jax.research.edits.build import unit_pairs
 from ferrum_jax.research.edits.patch import patch
 from ferrum_jax.research.edits.spans import Layers, layer_list, position_list
 from ferrum_jax.runtime.llm import LLM
-from ferrum_jax.types import RequestError, Taps
+from ferrum_jax.types import ModelConfig, RequestError, Taps, UnsupportedError
 
 Prompt = str | list[int]
+SAYING = ("z", "mixer_out", "mlp_out")
+"""The sites of all that is added to the residual stream."""
 
 
 def swap(
@@ -69,9 +72,9 @@ def path_patch(
 ) -> Taps:
     """A patch of only the direct path from some heads to some later places (Wang et al. 2022).
 
-    The prompt runs with the senders' output taken from the source, while every other head and MLP
-    keeps what it says on the prompt itself: so the change travels along the residual stream alone.
-    What then arrives at the receivers is the patch that is returned, for a run of `prompt`.
+    The prompt runs with the senders' output taken from the source, while every other head, mixer
+    and MLP keeps what it says on the prompt itself: so the change travels along the residual stream
+    alone. What then arrives at the receivers is the patch that is returned, for a run of `prompt`.
 
     Args:
         prompt, source: of equal length in tokens.
@@ -82,7 +85,9 @@ def path_patch(
 
     Raises:
         RequestError: lengths that differ, or a head, layer, site or position that does not exist.
+        UnsupportedError: layers that end with a block of per-layer inputs (Gemma 4).
     """
+    _check_layers(llm.config)
     own, other = llm.encode(prompt), llm.encode(source)
     if len(own) != len(other):
         raise RequestError(
@@ -103,10 +108,22 @@ def path_patch(
     return arrived
 
 
+def _check_layers(config: ModelConfig) -> None:
+    for layer, spec in enumerate(config.layers):
+        if spec.per_layer_input is not None:
+            raise UnsupportedError(
+                f"layer {layer} ends with a block of per-layer inputs, which has no site, so that "
+                "no path past it can be held fixed; patch single activations with fj.edits.swap"
+            )
+
+
 def _kept(llm: LLM, ids: list[int]) -> Taps:
-    """Every head and every feed-forward block as it is on the prompt itself."""
-    (found,) = llm.capture([ids], ("z", "mlp_out"))
-    return _patches("z", found["z"]) + _patches("mlp_out", found["mlp_out"])
+    """Every head, recurrent mixer and feed-forward block as it is on the prompt itself."""
+    config = llm.config
+    layers = range(config.num_layers)
+    sites = [s for s in SAYING if any(site_shape(config, s, i) is not None for i in layers)]
+    (found,) = llm.capture([ids], sites)
+    return sum((_patches(site, found[site]) for site in sites), Taps())
 
 
 def _patches(

@@ -1,7 +1,4 @@
-"""LoRA: changes of weights by matrices of low rank (Hu et al. 2021).
-
-Dimension key: D model, N query heads, K kv heads, G = N / K, H head, F ffn, r rank.
-"""
+"""LoRA: changes of weights by matrices of low rank (Hu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -14,10 +11,19 @@ import numpy as np
 from jax import Array
 
 from ferrum_jax.models import Params
-from ferrum_jax.models.params import AttentionParams, LayerParams, MLPParams
+from ferrum_jax.models.adapters import merge_adapters
 from ferrum_jax.research.fit.trainable import Trainable, Value
 from ferrum_jax.research.prompt import checked_layers
-from ferrum_jax.types import ModelConfig, MoEConfig, RequestError, UnsupportedError
+from ferrum_jax.types import (
+    Adapters,
+    AttentionConfig,
+    LayerSpec,
+    LowRank,
+    MLPConfig,
+    ModelConfig,
+    RequestError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from ferrum_jax.runtime.llm import LLM
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 ATTENTION_TARGETS = ("q", "k", "v", "o")
 MLP_TARGETS = ("gate", "up", "down")
 TARGETS = ATTENTION_TARGETS + MLP_TARGETS
+Pair = tuple[Array, Array]
+"""a `[inputs, rank]` and b `[rank, outputs...]`"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class LoRA(Trainable):
 
         Raises:
             RequestError: a layer that does not exist, or a gate that its MLP does not have.
-            UnsupportedError: an MLP of experts is a target.
+            UnsupportedError: a target is a mixture of experts, latent attention, or not there.
         """
         rng = np.random.default_rng(seed)
         value: dict[str, Array] = {}
@@ -81,30 +89,43 @@ class LoRA(Trainable):
 
     def merge(self, config: ModelConfig, params: Params, value: Value) -> Params:
         """The weights with the changes added; those that are no target are shared, not copied."""
-        layers = list(params.layers)
-        for layer in checked_layers(self.layers, config):
-            changes = {target: self._change(value, f"{layer}.{target}") for target in self.targets}
-            layers[layer] = _changed_layer(layers[layer], changes)
-        return params.replace(layers=tuple(layers))  # type: ignore[attr-defined]
+        return merge_adapters(params, self.adapters(config, value))
 
-    def _change(self, value: Value, name: str) -> Array:
-        """float32 `[inputs, outputs]`"""
-        a, b = jnp.asarray(value[f"{name}.a"]), jnp.asarray(value[f"{name}.b"])
-        return (self.alpha / self.rank) * (a @ b)
+    def adapters(self, config: ModelConfig, value: Value) -> Adapters:
+        """A value as requests carry it; float32, also while it is traced."""
+        changes: dict[str, LowRank] = {}
+        for layer in checked_layers(self.layers, config):
+            pairs: dict[str, Pair] = {}
+            for target in self.targets:
+                a, b = (value[f"{layer}.{target}.{matrix}"] for matrix in "ab")
+                pairs[target] = jnp.asarray(a), jnp.asarray(b)
+            for parameter, parts in _by_parameter(config.layers[layer], pairs).items():
+                a = jnp.concatenate([a for a, _ in parts], axis=1)
+                b = jnp.concatenate([b for _, b in parts], axis=0)
+                scales = jnp.full((1, a.shape[1]), self.alpha / self.rank)
+                changes[f"layers.{layer}.{parameter}"] = LowRank(a, b, scales)
+        return Adapters(changes, np.ones((1, 1), np.float32))
 
 
 def _sizes(config: ModelConfig, layer: int, target: str) -> tuple[int, int]:
     """Inputs and outputs of a projection."""
     spec, width = config.layers[layer], config.hidden_size
-    attention, mlp = spec.attention, spec.mlp
     if target in ATTENTION_TARGETS:
+        attention = spec.attention
+        if not isinstance(attention, AttentionConfig) or attention.kv_from is not None:
+            raise UnsupportedError(
+                f"layer {layer} has no attention with q, k and v of its own, for which there is "
+                f"LoRA here; choose targets among {', '.join(MLP_TARGETS)}, or other layers"
+            )
         queries = attention.num_heads * attention.head_dim
         keys = attention.num_kv_heads * attention.head_dim
         sizes = {"q": (width, queries), "k": (width, keys), "v": (width, keys)}
         return sizes.get(target, (queries, width))
-    if isinstance(mlp, MoEConfig):
+    mlp = spec.mlp
+    if not isinstance(mlp, MLPConfig):
+        what = "is a mixture of experts" if mlp is not None else "does not exist"
         raise UnsupportedError(
-            f"the MLP of layer {layer} is a mixture of experts, for which there is no LoRA here; "
+            f"the MLP of layer {layer} {what}, for which there is no LoRA here; "
             f"choose targets among {', '.join(ATTENTION_TARGETS)}, or other layers"
         )
     if target == "gate" and not mlp.gated:
@@ -112,47 +133,28 @@ def _sizes(config: ModelConfig, layer: int, target: str) -> tuple[int, int]:
     return (mlp.ffn_size, width) if target == "down" else (width, mlp.ffn_size)
 
 
-def _changed_layer(p: LayerParams, changes: dict[str, Array]) -> LayerParams:
-    changed = p
-    if any(name in changes for name in ATTENTION_TARGETS):
-        changed = changed.replace(attention=_changed_attention(p.attention, changes))  # type: ignore[attr-defined]
-    if any(name in changes for name in MLP_TARGETS):
-        assert isinstance(p.mlp, MLPParams)
-        changed = changed.replace(mlp=_changed_mlp(p.mlp, changes))  # type: ignore[attr-defined]
-    return changed
-
-
-def _changed_attention(p: AttentionParams, changes: dict[str, Array]) -> AttentionParams:
-    """q, k and v are parts of one matrix `[D, K, G + 2, H]`."""
-    new = {}
-    width, kv_heads, joined, head = p.qkv.shape
-    counts = {"q": joined - 2, "k": 1, "v": 1}
-    if any(name in changes for name in counts):
-        parts = [
-            changes[name].reshape(width, kv_heads, count, head)
-            if name in changes
-            else jnp.zeros((width, kv_heads, count, head))
-            for name, count in counts.items()
-        ]
-        new["qkv"] = _plus(p.qkv, jnp.concatenate(parts, axis=2))
-    if "o" in changes:
-        new["o"] = _plus(p.o, changes["o"].reshape(p.o.shape))
-    return p.replace(**new)  # type: ignore[attr-defined]
-
-
-def _changed_mlp(p: MLPParams, changes: dict[str, Array]) -> MLPParams:
-    """gate and up are parts of one matrix `[D, U, F]`; without a gate, up is all of it."""
-    new = {}
-    names = ("gate", "up") if p.gate_up.shape[1] == 2 else ("up",)
-    if any(name in changes for name in names):
-        width, _, ffn = p.gate_up.shape
-        parts = [changes.get(name, jnp.zeros((width, ffn))) for name in names]
-        new["gate_up"] = _plus(p.gate_up, jnp.stack(parts, axis=1))
-    if "down" in changes:
-        new["down"] = _plus(p.down, changes["down"])
-    return p.replace(**new)  # type: ignore[attr-defined]
-
-
-def _plus(weights: Array, change: Array) -> Array:
-    """In the weights' dtype, rounded once."""
-    return (jnp.asarray(weights, jnp.float32) + change).astype(weights.dtype)
+def _by_parameter(spec: LayerSpec, pairs: dict[str, Pair]) -> dict[str, list[Pair]]:
+    """The pairs of each joined parameter, every b laid out as the parameter's outputs are."""
+    found: dict[str, list[Pair]] = {}
+    for target, (a, b) in pairs.items():
+        rank = b.shape[0]
+        if target in ("q", "k", "v"):
+            assert isinstance(spec.attention, AttentionConfig)
+            kv_heads, head = spec.attention.num_kv_heads, spec.attention.head_dim
+            group = spec.attention.num_heads // kv_heads
+            first = {"q": 0, "k": group, "v": group + 1}[target]
+            part = b.reshape(rank, kv_heads, -1, head)
+            behind = group + 2 - first - part.shape[2]
+            joined = jnp.pad(part, ((0, 0), (0, 0), (first, behind), (0, 0)))
+            found.setdefault("attention.qkv", []).append((a, joined))
+        elif target == "o":
+            found["attention.o"] = [(a, b)]
+        elif target == "down":
+            found["mlp.down"] = [(a, b)]
+        else:
+            assert isinstance(spec.mlp, MLPConfig)
+            before = 1 if spec.mlp.gated and target == "up" else 0
+            behind = 1 if target == "gate" else 0
+            joined = jnp.pad(b[:, None], ((0, 0), (before, behind), (0, 0)))
+            found.setdefault("mlp.gate_up", []).append((a, joined))
+    return found

@@ -17,8 +17,16 @@ from ferrum_jax.research.fit.lora import LoRA
 from ferrum_jax.research.fit.soft_prompt import SoftPrompt
 from ferrum_jax.research.fit.steering import SteeringVector
 from ferrum_jax.research.fit.trainable import Trainable, Value
-from ferrum_jax.runtime.record import to_json
-from ferrum_jax.types import ModelError, RequestError, Taps, UnsupportedError, WeightError
+from ferrum_jax.runtime.record import to_json, weights_digest
+from ferrum_jax.types import (
+    Adapters,
+    LowRank,
+    ModelError,
+    RequestError,
+    Taps,
+    UnsupportedError,
+    WeightError,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +64,31 @@ class Fit:
         taps = self.trainable.taps(self.value)
         if not taps.edits:
             raise UnsupportedError(
-                f"a {type(self.trainable).__name__} changes weights, which no request can carry; "
-                "serve fitted.llm(llm)"
+                f"a {type(self.trainable).__name__} changes weights; serve fitted.llm(llm), or "
+                "give requests fitted.adapter(llm) if it is a LoRA"
             )
         return taps
+
+    def adapter(self, llm: LLM) -> Taps:
+        """A fitted LoRA apart from the weights, for `taps=` of requests (`LLM.load_adapter`).
+
+        Raises:
+            UnsupportedError: it is no LoRA.
+            ModelError: it was fitted to a model of another shape.
+        """
+        if not isinstance(self.trainable, LoRA):
+            raise UnsupportedError(
+                f"a {type(self.trainable).__name__} is no adapter of weights; use fitted.taps"
+            )
+        self._check_fits(llm)
+        adapters = self.trainable.adapters(llm.config, self.value)
+        digest = weights_digest(adapters.changes)
+        kind = llm.params.embed.dtype
+        cast = {
+            path: LowRank(x.a.astype(kind), x.b.astype(kind), x.scales)
+            for path, x in adapters.changes.items()
+        }
+        return Taps(adapters=Adapters(cast, adapters.weights, digest))
 
     def llm(self, llm: LLM) -> LLM:
         """The model with the value merged into its weights; those that stay are shared.
@@ -68,8 +97,16 @@ class Fit:
             UnsupportedError: it changes no weights; use `taps`.
             ModelError: it was fitted to a model of another shape.
         """
-        from ferrum_jax.runtime.llm import LLM
+        self._check_fits(llm)
+        params = self.trainable.merge(llm.config, llm.params, self.value)
+        if params is llm.params:
+            raise UnsupportedError(
+                f"a {type(self.trainable).__name__} changes no weights; serve it with "
+                "llm.generate(prompts, taps=fitted.taps)"
+            )
+        return llm.alike(llm.config, params)
 
+    def _check_fits(self, llm: LLM) -> None:
         wanted = {name: np.shape(x) for name, x in self.trainable.init(llm, 0).items()}
         held = {name: x.shape for name, x in self.value.items()}
         if wanted != held:
@@ -77,19 +114,6 @@ class Fit:
                 f"this {type(self.trainable).__name__} was fitted to another model: it holds "
                 f"{held}, this model takes {wanted}"
             )
-        params = self.trainable.merge(llm.config, llm.params, self.value)
-        if params is llm.params:
-            raise UnsupportedError(
-                f"a {type(self.trainable).__name__} changes no weights; serve it with "
-                "llm.generate(prompts, taps=fitted.taps)"
-            )
-        return LLM(
-            llm.config,
-            params,
-            llm.tokenizer,
-            engine=llm.engine_config,
-            eos_token_ids=llm.eos_token_ids,
-        )
 
     def wrap(self, token_ids: Sequence[int]) -> list[int]:
         """A prompt as it has to be served: a soft prompt's placeholders in front of it."""

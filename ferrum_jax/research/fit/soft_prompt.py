@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 
 from ferrum_jax.research.edits import patch
 from ferrum_jax.research.fit.trainable import Trainable, Value
+from ferrum_jax.research.prompt import run_prompt
 from ferrum_jax.types import RequestError, Taps
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class SoftPrompt(Trainable):
     """Vectors that stand where the embeddings of the first `length` tokens would.
 
-    Value: `embeddings [length, D]`, as they enter layer 0 (a model's scale of embeddings included).
+    Value: `embeddings [length, D]`, as they enter layer 0 (a model's scale, projection, norm and
+    learned positions of embeddings included).
     They start at the embeddings of a text's tokens, repeated to the length, or of random tokens.
     To serve one: `llm.generate([fitted.wrap(llm.encode(prompt))], taps=fitted.taps)`.
     """
@@ -30,7 +31,8 @@ class SoftPrompt(Trainable):
     text: str | tuple[int, ...] | None = None
     """Where they start: a text or token ids; None: tokens drawn from the vocabulary by the seed."""
     placeholder: int = 0
-    """The id of the tokens in whose place they are; which it is makes no difference."""
+    """The id of the tokens in whose place they are; which it is makes no difference, but in models
+    whose layers have embeddings of their own (Gemma 4)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.text, list):
@@ -39,7 +41,7 @@ class SoftPrompt(Trainable):
             raise RequestError(f"length is {self.length!r}; give a number of vectors from 1")
 
     def init(self, llm: LLM, seed: int) -> Value:
-        """Embeddings of tokens of the vocabulary, scaled as the model does."""
+        """Embeddings of tokens of the vocabulary, as the model scales and places them."""
         vocab = llm.config.vocab_size
         if not 0 <= self.placeholder < vocab:
             raise RequestError(
@@ -49,8 +51,8 @@ class SoftPrompt(Trainable):
             ids = np.random.default_rng(seed).integers(0, vocab, self.length)
         else:
             ids = np.resize(self._start(llm), self.length)
-        rows = llm.params.embed[jnp.asarray(ids)]
-        return {"embeddings": rows * jnp.asarray(llm.config.embed_scale, rows.dtype)}
+        run = run_prompt(llm, [int(i) for i in ids], ("resid_pre",), layers=(0,))
+        return {"embeddings": run.captured["resid_pre"][0][: self.length]}
 
     def taps(self, value: Value) -> Taps:
         """`fj.edits.patch` of what enters layer 0."""

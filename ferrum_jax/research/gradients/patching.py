@@ -123,7 +123,8 @@ def attribution_patching(
 
     An effect is `(a_corrupt - a_clean) . gradient`, the gradient that of the clean run, summed over
     the last axis of the activation: one number per layer and token, and per head at sites with
-    heads. What it estimates is `llm.logits(clean, taps=fj.edits.patch(...))`. Exact as far as the
+    heads. Of recurrent states it is one number per head, or per channel where there are no heads.
+    What it estimates is `llm.logits(clean, taps=fj.edits.patch(...))`. Exact as far as the
     metric is linear in the change; poor where it saturates, as through norms of early layers.
 
     Args:
@@ -156,7 +157,7 @@ def attribution_patching(
         effects={
             site: _stacked(
                 {
-                    layer: ((corrupted[site][layer] - x) * gradients[site][layer]).sum(axis=-1)
+                    layer: _by_unit((corrupted[site][layer] - x) * gradients[site][layer])
                     for layer, x in values[site].items()
                 },
                 rows,
@@ -176,6 +177,11 @@ def _rows(
         for layer in dict.fromkeys((*asked, config.num_layers))
         if any(site_shape(config, site, layer) is not None for site in sites)
     )
+
+
+def _by_unit(parts: np.ndarray) -> np.ndarray:
+    """`[T, ...]` summed to `[T]`, or to `[T, N]` where there is more than one axis."""
+    return parts.sum(axis=tuple(range(min(parts.ndim - 1, 2), parts.ndim)))
 
 
 def _stacked(by_layer: dict[int, np.ndarray], rows: tuple[int, ...]) -> np.ndarray:

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention import dense_attention
 from ferrum_jax.models import Params, forward_capture
 from ferrum_jax.models.decoder import Captured
 from ferrum_jax.models.sites import check_taps
+from ferrum_jax.models.taps import placed, rows_of
+from ferrum_jax.research.edits.spans import layer_spans, position_spans
 from ferrum_jax.research.prompt import checked_edits, checked_layers, token_texts
 from ferrum_jax.runtime.dense import padded_tokens
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.prompts import Prompt
-from ferrum_jax.types import ModelConfig, RequestError, Taps
+from ferrum_jax.types import Edit, ModelConfig, Place, RequestError, Taps
 
 if TYPE_CHECKING:
     from ferrum_jax.runtime.llm import LLM
@@ -82,7 +83,7 @@ class ProbedPrompt:
     ) -> tuple[Activations, Float[Array, "T V"]]:
         """Activations, and the logits; `replaced` activations `[P, ...]` are put in place."""
         capture = tuple(dict.fromkeys((*sites, "logits")))
-        edits = self._with(_put, replaced or {})
+        edits = _joined(self.edits, PUT, replaced or {})
         captured = _capture(
             self.params, *self._padded, edits, config=self.config, capture=capture, layers=layers
         )
@@ -101,7 +102,7 @@ class ProbedPrompt:
         gradients = _pull_back(
             self.params,
             *self._padded,
-            self._with(_put, replaced or {}),
+            _joined(self.edits, PUT, replaced or {}),
             jnp.pad(cotangent, ((0, missing), (0, 0))),
             config=self.config,
             capture=sites,
@@ -118,9 +119,6 @@ class ProbedPrompt:
     def _padded(self) -> tuple[Array, Array]:
         """Tokens and positions `[P]`; each token of padding is a sequence of its own."""
         return padded_tokens(self.token_ids.tolist())
-
-    def _with(self, function: Callable[..., Array], arrays: Captured) -> Edits:
-        return _joined(self.edits, function, arrays)
 
     def _on_host(self, captured: Captured) -> Activations:
         count = len(self.token_ids)
@@ -179,7 +177,11 @@ def _capture(
     capture: tuple[str, ...],
     layers: tuple[int, ...] | None,
 ) -> Captured:
-    taps = Taps(capture, layers, edits)
+    taps = placed(Taps(capture, layers, edits), positions)
+    if taps.place is not None:
+        # Every token is a row of its own, so that it finds its own probe wherever the model asks.
+        rows = jnp.arange(len(tokens), dtype=jnp.int32)
+        taps = taps.replace(place=taps.place.replace(rows=rows))  # type: ignore[attr-defined]
     return forward_capture(
         params, tokens, positions, None, config=config, attend=dense_attention, taps=taps
     )[2]
@@ -202,26 +204,41 @@ def _pull_back(
     zeros = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def logits_of(probes: Captured) -> Array:
-        probed = _joined(edits, _add, probes)
+        probed = _joined(edits, ADD, probes)
         return run(probed, capture=("logits",), layers=None)["logits"][config.num_layers]
 
     return jax.vjp(logits_of, zeros)[1](cotangent)[0]
 
 
-def _joined(edits: Edits, function: Callable[..., Array], arrays: Captured) -> Edits:
-    """The edits, and behind those of a site a function of what `arrays` holds for it."""
-    more = {site: (Partial(function, values),) for site, values in arrays.items()}
+@dataclass(frozen=True)
+class _Probe:
+    """Adds to each token's activation its row of `values[layer]`, or puts that in its place."""
+
+    adds: bool
+
+    def __call__(self, x: Array, values: dict[int, Array], place: Place, layer: int) -> Array:
+        if layer not in values:
+            return x
+        own = rows_of(values[layer], place)
+        return x + own if self.adds else own
+
+    def check(self, site: str, layer: int, shape: tuple[int, ...], values: Any) -> None:
+        """Its arrays were made for the model."""
+
+
+ADD, PUT = _Probe(adds=True), _Probe(adds=False)
+
+
+def _joined(edits: Edits, operation: _Probe, arrays: Captured) -> Edits:
+    """The edits, and behind those of a site one with what `arrays` holds for it."""
+    layers, positions = layer_spans(None)[None], position_spans(None)[None]
+    more = {
+        site: (Edit(operation=operation, values=values, layers=layers, positions=positions),)
+        for site, values in arrays.items()
+    }
     return {
         site: (*edits.get(site, ()), *more.get(site, ())) for site in dict.fromkeys((*edits, *more))
     }
-
-
-def _add(probes: dict[int, Array], x: Array, layer: int) -> Array:
-    return x + probes[layer] if layer in probes else x
-
-
-def _put(given: dict[int, Array], x: Array, layer: int) -> Array:
-    return given.get(layer, x)
 
 
 def _cut(site: str, x: Array, count: int) -> np.ndarray:

@@ -244,6 +244,7 @@ class EngineModel:
             "model_weights_sha256": weights_digest(self.llm.params),
             "model_max_length": self.max_length,
             "model_edited_sites": sorted(self.taps.edits) if self.taps else [],
+            "model_adapter": self.taps.adapters.digest if self.taps and self.taps.adapters else "",
             "ferrum_jax": {
                 "engine": dataclasses.asdict(self.llm.engine_config),
                 **environment(),

@@ -22,7 +22,7 @@ from ferrum_jax.research.figure import (
     new_figure,
     saved,
 )
-from ferrum_jax.research.prompt import checked_layers, run_prompt
+from ferrum_jax.research.prompt import layers_with, run_prompt
 from ferrum_jax.runtime.prompts import Prompt
 from ferrum_jax.types import ModelConfig, RequestError, Taps
 
@@ -94,14 +94,15 @@ def attention_patterns(
     """The attention weights of a prompt, after the softmax and after edits.
 
     Args:
-        layers, heads: None: all.
+        layers: None: all that have attention.
+        heads: None: all.
         taps: edits, to read an edited model.
 
     Raises:
-        RequestError: a wrong prompt, a layer or head out of range, or all heads of layers that
-            differ in how many they have.
+        RequestError: a wrong prompt, a layer or head out of range, a layer without attention, or
+            all heads of layers that differ in how many they have.
     """
-    layers = checked_layers(layers, llm.config)
+    layers = layers_with("pattern", layers, llm.config)
     heads = _checked_heads(heads, layers, llm.config)
     run = run_prompt(llm, prompt, ("pattern",), layers=layers, taps=taps)
     count = len(run.token_ids)
@@ -119,7 +120,8 @@ def attention_patterns(
 def _checked_heads(
     heads: int | Iterable[int] | None, layers: tuple[int, ...], config: ModelConfig
 ) -> tuple[int, ...]:
-    counts = {layer: config.layers[layer].attention.num_heads for layer in layers}
+    attentions = {layer: config.layers[layer].attention for layer in layers}
+    counts = {layer: a.num_heads for layer, a in attentions.items() if a is not None}
     if heads is None:
         if len(set(counts.values())) > 1:
             raise RequestError(

@@ -1,8 +1,9 @@
 """Direct logit attribution: what each head and MLP adds to a logit (Elhage et al. 2021).
 
 The residual that enters the final norm is a sum: the embedding, and of every layer its heads
-(`z_h W_O`), its attention biases and its MLP. With the scales of the norms behind them frozen at
-their values in this forward, each term's part of a logit is its inner product with one direction.
+(`z_h W_O`), its attention biases, its recurrent mixer and its feed-forward block. With the scales
+of the norms behind them frozen at their values in this forward, each term's part of a logit is its
+inner product with one direction (`residual.py`).
 
 Dimension key: L layers, N heads (the most of any layer), H head, D model.
 """
@@ -13,15 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ferrum_jax.models.params import LayerParams, NormParams, Params
+from ferrum_jax.models.params import Params
 from ferrum_jax.research.figure import FigurePath
 from ferrum_jax.research.prompt import checked_position, run_prompt, token_texts
+from ferrum_jax.research.reading.residual import (
+    LayerTerms,
+    fp32,
+    layer_terms,
+    stream_sites,
+    through,
+)
 from ferrum_jax.runtime.prompts import Prompt
-from ferrum_jax.types import ModelConfig, NormKind, RequestError, Taps, UnsupportedError
+from ferrum_jax.types import ModelConfig, RequestError, Taps, UnsupportedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,21 +59,29 @@ class LogitAttribution:
     logit: float
     """The model's own: the mean over the targets, less the mean over `against`."""
     embedding: float
+    """Of what enters the first layer: the token's, and its position's where the model adds one."""
     heads: Float[np.ndarray, "L N"]
-    """Layers with fewer heads than others have nan behind their last."""
+    """Layers with fewer heads than others have nan behind their last; those without attention
+    have nothing else."""
     attention_bias: Float[np.ndarray, " L"]
     """Of the output projection and, where a norm with a bias follows, of that norm."""
+    mixer: Float[np.ndarray, " L"]
+    """Of recurrent mixers (`mixer_out`); 0 where a layer has none, as are the next two."""
     mlp: Float[np.ndarray, " L"]
+    norm_bias: Float[np.ndarray, " L"]
+    """Of norms that the stream itself goes through, in layers that have such."""
     final_norm_bias: float
+    unembed_bias: float
     remainder: Float[np.ndarray, " L"]
-    """What a layer's residual gained from none of these: edits of the residual stream or of
-    `attn_out`, and rounding."""
+    """What a layer's residual gained from none of these: edits of the residual stream, of
+    `attn_out` or of `mixer_out`, the block of per-layer inputs (Gemma 4), and rounding."""
 
     @property
     def total(self) -> float:
         """The sum of all terms."""
-        layers = self.attention_bias + self.mlp + self.remainder
-        return float(self.embedding + self.final_norm_bias + np.nansum(self.heads) + layers.sum())
+        layers = self.attention_bias + self.mixer + self.mlp + self.norm_bias + self.remainder
+        ends = self.embedding + self.final_norm_bias + self.unembed_bias
+        return float(ends + np.nansum(self.heads) + layers.sum())
 
     @property
     def terms(self) -> dict[str, float]:
@@ -74,10 +89,10 @@ class LogitAttribution:
         named = {"embedding": self.embedding}
         for layer, row in enumerate(self.heads):
             named |= {f"{layer}.head.{h}": float(x) for h, x in enumerate(row) if x == x}
-            named[f"{layer}.attention_bias"] = float(self.attention_bias[layer])
-            named[f"{layer}.mlp"] = float(self.mlp[layer])
-            named[f"{layer}.remainder"] = float(self.remainder[layer])
-        return named | {"final_norm_bias": self.final_norm_bias}
+            for name in ("attention_bias", "mixer", "mlp", "norm_bias", "remainder"):
+                named[f"{layer}.{name}"] = float(getattr(self, name)[layer])
+        ends = {"final_norm_bias": self.final_norm_bias, "unembed_bias": self.unembed_bias}
+        return named | ends
 
     @property
     def what(self) -> str:
@@ -121,8 +136,9 @@ def direct_logit_attribution(
 ) -> LogitAttribution:
     """Split the logit of a token, or the difference of two, into the terms of the residual.
 
-    Frozen are the scales of the final norm and, in layers that normalise a block's output, of that
-    norm over the heads' sum. Terms are in units of logits, computed in fp32.
+    Frozen are the scales of the final norm and of every norm that the stream or a block's output
+    goes through, that over the heads' sum for example. Terms are in units of logits, computed in
+    fp32. Recurrent mixers, MLPs and mixtures have one term each.
 
     Args:
         target: a token as text or id; of several the mean is taken.
@@ -141,94 +157,80 @@ def direct_logit_attribution(
         )
     targets = _token_ids(llm, target, "target")
     others = () if against is None else _token_ids(llm, against, "against")
-    run = run_prompt(llm, prompt, ("resid_post", "z", "mlp_out"), taps=taps)
-    at = checked_position(position, len(run.token_ids))
     config, params = llm.config, llm.params
-    rows = {
-        site: [_fp32(values[layer][at]) for layer in range(config.num_layers)]
-        for site, values in run.captured.items()
-    }
-    unembed_D = _unembedding(params, targets, others)
-    direction_D = _through(
-        rows["resid_post"][-1], params.final_norm, config.final_norm, config.norm_eps, unembed_D
-    )
-    embedding_D = _embedding(params, config, int(run.token_ids[at]))
-    heads, biases = zip(
-        *(
-            _attention_terms(config, i, params.layers[i], rows["z"][i], direction_D)
-            for i in range(config.num_layers)
-        ),
-        strict=True,
-    )
-    heads_LN = _stacked(heads)
-    mlp_L = np.stack(rows["mlp_out"]) @ direction_D
-    gained_L = np.diff([embedding_D @ direction_D, *(x @ direction_D for x in rows["resid_post"])])
-    bias_L = np.asarray(biases, np.float32)
-    final_bias = params.final_norm.bias
+    run = run_prompt(llm, prompt, stream_sites(config), taps=taps)
+    at = checked_position(position, len(run.token_ids))
+    rows = [
+        {site: fp32(values[i][at]) for site, values in run.captured.items() if i in values}
+        for i in range(config.num_layers)
+    ]
+    unembed_D, bias = _unembedding(params, config, targets, others)
+    final_D, final_bias = _final(params, config, rows[-1]["resid_post"], unembed_D)
+    terms, remainder = _layers(params, config, rows, final_D)
     return LogitAttribution(
         position=at,
         tokens=run.tokens,
         target=token_texts(llm, targets),
         against=token_texts(llm, others),
         soft_cap=config.final_soft_cap,
-        logit=float(_fp32(run.hidden[at]) @ unembed_D),
-        embedding=float(embedding_D @ direction_D),
-        heads=heads_LN,
-        attention_bias=bias_L,
-        mlp=mlp_L,
-        final_norm_bias=0.0 if final_bias is None else float(_fp32(final_bias) @ unembed_D),
-        remainder=gained_L - np.nansum(heads_LN, axis=1) - bias_L - mlp_L,
+        logit=float(fp32(run.hidden[at]) @ unembed_D) + bias,
+        embedding=float(rows[0]["resid_pre"] @ terms[0].before),
+        heads=_stacked([layer.heads for layer in terms]),
+        attention_bias=fp32([layer.attention_bias for layer in terms]),
+        mixer=fp32([layer.mixer for layer in terms]),
+        mlp=fp32([layer.mlp for layer in terms]),
+        norm_bias=fp32([layer.norm_bias for layer in terms]),
+        final_norm_bias=final_bias,
+        unembed_bias=bias,
+        remainder=remainder,
     )
 
 
-def _attention_terms(
-    config: ModelConfig, layer: int, p: LayerParams, z_NH: np.ndarray, direction_D: np.ndarray
-) -> tuple[Float[np.ndarray, " N"], float]:
-    """A layer's heads and its bias, through the norm behind attention where there is one."""
-    heads_ND = np.einsum("NH,NHD->ND", z_NH, _fp32(p.attention.o))
-    width = heads_ND.shape[1]
-    bias_D = (
-        np.zeros(width, np.float32) if p.attention.o_bias is None else _fp32(p.attention.o_bias)
-    )
-    if p.attention_post_norm is None:
-        return heads_ND @ direction_D, float(bias_D @ direction_D)
-    norm, kind = p.attention_post_norm, config.layers[layer].norm
-    inner_D = _through(heads_ND.sum(0) + bias_D, norm, kind, config.norm_eps, direction_D)
-    shift = 0.0 if norm.bias is None else float(_fp32(norm.bias) @ direction_D)
-    return heads_ND @ inner_D, float(bias_D @ inner_D) + shift
+def _layers(
+    params: Params, config: ModelConfig, rows: list[dict[str, np.ndarray]], final_D: np.ndarray
+) -> tuple[list[LayerTerms], Float[np.ndarray, " L"]]:
+    """The terms of all layers, from the last to the first, and what they leave unexplained."""
+    direction_D, found, remainder = final_D, [], []
+    for i in reversed(range(config.num_layers)):
+        spec, p = config.layers[i], params.layers[i]
+        terms = layer_terms(spec, p, config.norm_eps, rows[i], direction_D)
+        entered_D = rows[0]["resid_pre"] if i == 0 else rows[i - 1]["resid_post"]
+        gained = rows[i]["resid_post"] @ direction_D - entered_D @ terms.before
+        remainder.append(gained - terms.total)
+        found.append(terms)
+        direction_D = terms.before
+    return found[::-1], fp32(remainder[::-1])
 
 
-def _through(
-    x_D: np.ndarray, norm: NormParams, kind: NormKind, eps: float, direction_D: np.ndarray
-) -> Float[np.ndarray, " D"]:
-    """The direction before a norm that is `direction_D` behind it, with the scale of `x_D` frozen.
-
-    A norm without its bias is `A x / scale`, so that `direction . norm(x) = (A' direction) . x /
-    scale`; `A` multiplies with the weight and, for layer norm, takes off the mean before.
-    """
-    weight_D = _fp32(norm.weight) + (kind is NormKind.RMS_UNIT_OFFSET)
-    before_D = weight_D * direction_D
-    if kind is NormKind.LAYER:
-        x_D, before_D = x_D - x_D.mean(), before_D - before_D.mean()
-    return before_D / np.sqrt(np.mean(np.square(x_D)) + np.float32(eps))
-
-
-def _embedding(params: Params, config: ModelConfig, token: int) -> Float[np.ndarray, " D"]:
-    """What enters the first layer; the scale is rounded as the model rounds it."""
-    return _fp32(params.embed[token]) * _fp32(jnp.asarray(config.embed_scale, params.embed.dtype))
+def _final(
+    params: Params, config: ModelConfig, last_D: np.ndarray, unembed_D: np.ndarray
+) -> tuple[Float[np.ndarray, " D"], float]:
+    """The direction before the final norm, and what its bias adds."""
+    if config.final_norm is None:
+        return unembed_D, 0.0
+    norm = params.final_norm
+    bias = 0.0 if norm.bias is None else float(fp32(norm.bias) @ unembed_D)
+    return through(last_D, norm, config.final_norm, config.norm_eps, unembed_D), bias
 
 
 def _unembedding(
-    params: Params, targets: Sequence[int], others: Sequence[int]
-) -> Float[np.ndarray, " D"]:
-    """The mean unembedding of the targets, less that of the others."""
+    params: Params, config: ModelConfig, targets: Sequence[int], others: Sequence[int]
+) -> tuple[Float[np.ndarray, " D"], float]:
+    """The mean unembedding of the targets, less that of the others, and likewise of the biases."""
 
-    def mean(ids: Sequence[int]) -> np.ndarray:
+    def mean(ids: Sequence[int]) -> tuple[np.ndarray, float]:
         index = np.asarray(ids)
         rows = params.embed[index] if params.unembed is None else params.unembed[:, index].T
-        return _fp32(rows).mean(axis=0)
+        biases = 0.0 if params.unembed_bias is None else fp32(params.unembed_bias[index]).mean()
+        return fp32(rows).mean(axis=0), float(biases)
 
-    return mean(targets) - mean(others) if others else mean(targets)
+    row_D, bias = mean(targets)
+    if others:
+        other_D, other_bias = mean(others)
+        row_D, bias = row_D - other_D, bias - other_bias
+    if params.embed_out is not None:
+        row_D = fp32(params.embed_out) @ row_D
+    return row_D * np.float32(config.logit_scale), bias * config.logit_scale
 
 
 def _token_ids(llm: LLM, tokens: Target, name: str) -> tuple[int, ...]:
@@ -262,7 +264,3 @@ def _token_id(llm: LLM, token: str | int, name: str) -> int:
 def _stacked(rows: Sequence[np.ndarray]) -> Float[np.ndarray, "L N"]:
     widest = max(len(row) for row in rows)
     return np.stack([np.pad(row, (0, widest - len(row)), constant_values=np.nan) for row in rows])
-
-
-def _fp32(x) -> np.ndarray:
-    return np.asarray(x, np.float32)

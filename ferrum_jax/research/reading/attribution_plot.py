@@ -58,9 +58,12 @@ def plot_attribution(found: LogitAttribution, path: FigurePath) -> Figure:
 def _columns(found: LogitAttribution) -> tuple[list[str], np.ndarray]:
     """The heads and MLPs, and biases and remainders where they count."""
     columns = {str(head): values for head, values in enumerate(found.heads.T)}
+    if np.any(found.mixer):
+        columns["mixer"] = found.mixer
     columns["MLP"] = found.mlp
     largest = max(np.nanmax(np.abs(values)) for values in columns.values())
-    for name, values in {"bias": found.attention_bias, "edits": found.remainder}.items():
+    biases = found.attention_bias + found.norm_bias
+    for name, values in {"bias": biases, "rest": found.remainder}.items():
         if np.abs(values).max() > NEGLIGIBLE * largest:
             columns[name] = values
     return list(columns), np.stack(list(columns.values()), axis=1)
@@ -70,10 +73,13 @@ def _draw_sums(ax: Axes, found: LogitAttribution) -> None:
     """Two bars a layer, and the sum of all terms up to it as a line."""
     layers = np.arange(len(found.mlp))
     attention = np.nansum(found.heads, axis=1) + found.attention_bias
-    parts = {"attention": attention, "MLP": found.mlp}
+    named = {"attention": attention, "mixer": found.mixer}
+    mixed = attention + found.mixer
+    present = [name for name, values in named.items() if np.any(values)]
+    parts = {" and ".join(present) or "attention": mixed, "MLP": found.mlp}
     for shift, colour, (name, values) in zip((-0.2, 0.2), LINES, parts.items(), strict=False):
         ax.barh(layers + shift, values, 0.38, color=colour, label=name)
-    sums = found.embedding + np.cumsum(attention + found.mlp + found.remainder)
+    sums = found.embedding + np.cumsum(mixed + found.mlp + found.norm_bias + found.remainder)
     ax.plot(sums, layers, "o-", color="#1a1a1a", lw=1, ms=3, label="sum so far")
     ax.axvline(found.embedding, color=GREY, lw=1, ls=":", label="embedding")
     ax.axvline(0, color="#1a1a1a", lw=0.8)
@@ -90,6 +96,7 @@ def _title(found: LogitAttribution) -> str:
         if tokens
     ]
     cap = f" before the soft cap of {found.soft_cap:g}" if found.soft_cap else ""
-    bias = found.final_norm_bias
-    besides = f" ({bias:.2f} by the final norm's bias)" if bias else ""
+    ends = {"final norm": found.final_norm_bias, "unembedding": found.unembed_bias}
+    parts = [f"{bias:.2f} by the bias of the {name}" for name, bias in ends.items() if bias]
+    besides = f" ({', '.join(parts)})" if parts else ""
     return f"logit of {' - '.join(names)}{cap} = {found.logit:.2f}{besides}"

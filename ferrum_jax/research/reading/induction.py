@@ -29,7 +29,7 @@ from ferrum_jax.research.figure import (
     saved,
     write_cells,
 )
-from ferrum_jax.research.prompt import checked_edits
+from ferrum_jax.research.prompt import checked_edits, layers_with
 from ferrum_jax.types import ModelConfig, RequestError, Taps
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ LISTED = 5
 class InductionScores:
     """Mean attention weights between 0 and 1, with standard errors over the sequences.
 
-    Layers with fewer heads than others have nan behind their last.
+    Layers with fewer heads than others have nan behind their last; those without attention have
+    nothing else.
     """
 
     length: int
@@ -116,7 +117,7 @@ def induction_scores(
     taps: Taps | None = None,
     progress: bool = False,
 ) -> InductionScores:
-    """Scores of all heads on sequences of random tokens that repeat.
+    """Scores of all heads of attention on sequences of random tokens that repeat.
 
     The tokens of a sequence are distinct ordinary ones, drawn uniformly; where the tokenizer opens
     texts with a BOS token, so do the sequences. With more than two copies the weights on all
@@ -130,8 +131,10 @@ def induction_scores(
         progress: show a bar by sequences.
 
     Raises:
-        RequestError: a number out of range, or sequences beyond the model's length.
+        RequestError: a number out of range, sequences beyond the model's length, or a model
+            without attention.
     """
+    layers_with("pattern", None, llm.config)
     opening = _opening(llm)
     _check(llm, length, repeats, count, len(opening))
     pool = _ordinary_tokens(llm)
@@ -200,9 +203,12 @@ def _scores(
     _, _, captured = forward_capture(
         params, tokens_T, positions_T, None, config=config, attend=dense_attention, taps=taps
     )
-    layers = [captured["pattern"][i].astype(jnp.float32) for i in range(config.num_layers)]
-    widest = max(pattern.shape[1] for pattern in layers)
-    return jnp.stack([_padded(_layer_scores(p, start, length), widest) for p in layers], axis=1)
+    patterns = {i: x.astype(jnp.float32) for i, x in captured["pattern"].items()}
+    widest = max(pattern.shape[1] for pattern in patterns.values())
+    none = jnp.zeros((3, 0))
+    scores = {i: _layer_scores(pattern, start, length) for i, pattern in patterns.items()}
+    layers = range(config.num_layers)
+    return jnp.stack([_padded(scores.get(i, none), widest) for i in layers], axis=1)
 
 
 def _layer_scores(pattern_TNS: Array, start: int, length: int) -> Float[Array, "3 N"]:

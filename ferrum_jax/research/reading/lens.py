@@ -22,7 +22,7 @@ from ferrum_jax.research.divergence import kl_divergence
 from ferrum_jax.research.figure import FigurePath
 from ferrum_jax.research.prompt import (
     PromptRun,
-    checked_layers,
+    layers_with,
     run_prompt,
     token_texts,
 )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ferrum_jax.runtime.llm import LLM
 
-LENS_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+LENS_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mixer_out", "mlp_out")
 """Sites of the residual stream's width."""
 TOP = 5
 """Likeliest tokens that are kept for each layer and position."""
@@ -116,7 +116,7 @@ def logit_lens(
     the site `logits` act on every layer's prediction, as parts of the unembedding.
 
     Args:
-        layers: None: all.
+        layers: None: all that have the site.
         site: a site of the residual stream's width; `resid_pre` of layer 0 is the embedding.
         taps: edits, to read an edited model.
 
@@ -139,7 +139,7 @@ def read_layers(
     translate: Translate | None = None,
 ) -> LensReading:
     """The reading of a lens; `translate` maps the layers' residuals before the final norm."""
-    layers = checked_layers(layers, llm.config)
+    layers = layers_with(site, layers, llm.config)
     run = run_prompt(llm, prompt, (site,), layers=layers, taps=taps)
     read = _read_run(llm, run, [run.captured[site][layer] for layer in layers], taps, translate)
     texts: dict[int, str] = {}
@@ -212,7 +212,9 @@ def lens_logits(
     params: Params, resid: Float[Array, "B D"], config: ModelConfig, *, taps: Taps | None = None
 ) -> Float[Array, "B V"]:
     """Logits of residuals as if they left the last layer."""
-    hidden = normalise(resid, params.final_norm, config.final_norm, config.norm_eps)
+    hidden = resid
+    if config.final_norm is not None:
+        hidden = normalise(resid, params.final_norm, config.final_norm, config.norm_eps)
     return unembed(params, hidden, config, taps=Taps() if taps is None else taps)
 
 

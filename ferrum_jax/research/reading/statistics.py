@@ -28,7 +28,7 @@ OUTLIER = 6.0
 """Times the layer's median RMS from which a channel counts as an outlier."""
 LISTED = 3
 """Outlier channels of a site that `repr` names."""
-HEAD = f"{'site':10}  layer        mean         RMS    abs max  kurtosis    zero"
+HEAD = f"{'site':14}  layer        mean         RMS    abs max  kurtosis    zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class SiteStatistics:
         """A line of a table for each layer."""
         s = self.per_layer
         return [
-            f"{self.site:10}  {layer:5d}  {s.mean[i]:10.3g}  {s.rms[i]:10.3g}  {s.absmax[i]:9.3g}"
+            f"{self.site:14}  {layer:5d}  {s.mean[i]:10.3g}  {s.rms[i]:10.3g}  {s.absmax[i]:9.3g}"
             f"  {s.kurtosis[i]:8.3g}  {s.fraction_zero[i]:6.1%}"
             for i, layer in enumerate(self.layers)
         ]
@@ -209,7 +209,9 @@ def _site_statistics(site: str, moments: dict[int, Moments]) -> SiteStatistics:
 
 
 def channel_name(place: tuple[int, ...]) -> str:
-    """`channel 12`, or `head 3 channel 12` of a site with heads."""
+    """`channel 12`, `head 3 channel 12` of a site with heads, `head 3 element 12, 4` of a state."""
+    if len(place) > 2:
+        return f"head {place[0]} element {', '.join(map(str, place[1:]))}"
     return " ".join(
         f"{n} {i}" for n, i in zip(("head", "channel")[-len(place) :], place, strict=True)
     )

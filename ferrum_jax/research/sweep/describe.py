@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ferrum_jax.models.params import path_name
+from ferrum_jax.models.shapes import path_name
 from ferrum_jax.runtime.llm import LLM
 from ferrum_jax.types import EVERYWHERE, Edit, EngineConfig, ModelConfig, Taps
 
@@ -75,6 +75,8 @@ def _taps_parts(taps: Taps) -> Iterator[str]:
     for site, edits in taps.edits.items():
         for edit in edits:
             yield f"{site}: {_edit_text(edit)}" if isinstance(edit, Edit) else f"{site}: {edit}"
+    if taps.adapters is not None:
+        yield f"adapter {taps.adapters.digest[:12]}"
     if taps.capture:
         yield f"captures {', '.join(taps.capture)}"
 

@@ -67,14 +67,7 @@ class Setting:
         Raises:
             ModelError: the weights do not fit the config.
         """
-        source = self.source
-        return LLM(
-            self.config,
-            source.params,
-            source.tokenizer,
-            engine=self.engine,
-            eos_token_ids=source.eos_token_ids,
-        )
+        return self.source.alike(self.config, self.source.params, self.engine)
 
 
 def setting_of(variant: Variant, llm: LLM) -> Setting:

@@ -1,10 +1,9 @@
-"""Puts captured chunks together: arrays per text, folders, pooled hidden states."""
+"""Puts captured chunks together: arrays per text, folders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ferrum_jax.models import Params
-from ferrum_jax.models.norm import normalise
 from ferrum_jax.runtime.activations import Activations, ActivationWriter
 from ferrum_jax.runtime.record import environment
 from ferrum_jax.runtime.taps.capture import CapturedChunk, Values, joined
-from ferrum_jax.types import DataType, ModelConfig, RequestError
-
-POOLINGS = ("last", "mean")
+from ferrum_jax.types import DataType, RequestError
 
 
 def collect(
@@ -51,41 +46,6 @@ def collect(
             else jax.tree.map(lambda x: x.astype(jnp.dtype(kind.value)), text.values)
         )
     return [found[i] for i in range(count)]
-
-
-def final_hidden(params: Params, resid: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """The last layer's residual `[n, D]` after the final norm, float32."""
-    padded = np.pad(resid, ((0, -len(resid) % 16), (0, 0)))
-    return np.asarray(_final_norm(params.final_norm, padded, config=config))[: len(resid)]
-
-
-@partial(jax.jit, static_argnames="config")
-def _final_norm(weights: Any, x: jax.Array, *, config: ModelConfig) -> jax.Array:
-    return normalise(x, weights, config.final_norm, config.norm_eps).astype(jnp.float32)
-
-
-def pool(
-    chunks: Iterable[tuple[CapturedChunk, np.ndarray]], count: int, pooling: str, progress: bool
-) -> np.ndarray:
-    """float32 `[texts, D]` from each chunk's hidden states `[n, D]`: the last one's, or the mean.
-
-    Raises:
-        RequestError: the pooling is neither.
-    """
-    if pooling not in POOLINGS:
-        raise RequestError(f"pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
-    sums: dict[int, np.ndarray] = {}
-    lengths: dict[int, int] = {}
-    with tqdm(total=count, unit="text", disable=not progress) as bar:
-        for chunk, hidden in chunks:
-            i = chunk.prompt
-            if pooling == "last":
-                sums[i], lengths[i] = hidden[-1], 1
-            else:
-                sums[i] = sums.get(i, 0.0) + hidden.sum(axis=0, dtype=np.float64)
-                lengths[i] = lengths.get(i, 0) + len(hidden)
-            bar.update(chunk.done)
-    return np.asarray([sums[i] / lengths[i] for i in range(count)], np.float32)
 
 
 @dataclass(frozen=True)

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ferrum_jax.models import Params
 from ferrum_jax.models.sites import check_taps
-from ferrum_jax.runtime.driver import Driver
-from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, prompt_text, taps_per_prompt
+from ferrum_jax.runtime.sentence import EmbeddingDefaults
+from ferrum_jax.runtime.serving import Serving
 from ferrum_jax.runtime.taps.capture import CapturedChunk, capture_taps
-from ferrum_jax.runtime.taps.collect import collect, final_hidden, pool
-from ferrum_jax.types import EngineConfig, ModelConfig, SamplingParams, Taps
+from ferrum_jax.runtime.taps.collect import collect
+from ferrum_jax.runtime.taps.pooling import POOLINGS, check_pooling, pooled, unit_length
+from ferrum_jax.types import SamplingParams, Taps, UnsupportedError
 
 
-class Capturing:
+class Capturing(Serving):
     """What an LLM that has an engine can capture."""
 
-    config: ModelConfig
-    params: Params
-    engine_config: EngineConfig
-
-    @property
-    def engine(self) -> Engine:
-        raise NotImplementedError
-
-    @property
-    def _drive(self) -> Driver:
-        raise NotImplementedError
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        raise NotImplementedError
+    embedding_defaults: EmbeddingDefaults
 
     def capture(
         self,
@@ -103,7 +91,7 @@ class Capturing:
                 self.encode(prompt),
                 chosen,
                 prompt=prompt_text(prompt),
-                taps=wanted if edits is None else Taps(edits=edits.edits) + wanted,
+                taps=wanted if edits is None else replace(edits, capture=()) + wanted,
                 score_only=params is None,
             )
 
@@ -112,24 +100,40 @@ class Capturing:
     def embed(
         self,
         texts: Prompt | Sequence[Prompt],
-        pooling: str = "last",
+        pooling: str | None = None,
+        normalize: bool | None = None,
         *,
         taps: Taps | Sequence[Taps | None] | None = None,
         progress: bool = False,
     ) -> np.ndarray:
         """float32 `[texts, D]`: each text's hidden states after the final norm, pooled.
 
+        They are what the output matrix is applied to: of the token itself and all before it.
+
         Args:
-            pooling: `last`, the last token's; or `mean` over the tokens.
+            pooling: `last`, the last token's; `mean` over all tokens, in float32 or finer; `cls`,
+                the first token's, which in a causal model has seen nothing but itself. Special
+                tokens that the tokenizer adds are tokens like others.
+            normalize: divide each vector by its Euclidean length.
+                Where these two are None they are as the directory's modules.json says
+                (sentence-transformers), or else `last` and False.
+            taps: edits of the model and adapters, one for all, or one per text.
 
         Raises:
             RequestError: another pooling, or a wrong prompt.
+            UnsupportedError: no pooling is given, and modules.json asks for what is not done.
         """
-        prompts = as_prompts(texts)
-        last = self.config.num_layers - 1
-        chunks = self.iter_capture(prompts, "resid_post", last, taps=taps)
-        hidden = (
-            (chunk, final_hidden(self.params, chunk.values["resid_post"][last], self.config))
-            for chunk in chunks
+        defaults = self.embedding_defaults
+        if pooling is None and defaults.unsupported:
+            raise UnsupportedError(
+                f"modules.json asks for {defaults.unsupported}, which embed does not do; choose "
+                f"a pooling of {', '.join(POOLINGS)}"
+            )
+        pooling, normalize = check_pooling(
+            defaults.pooling if pooling is None else pooling,
+            defaults.normalize if normalize is None else normalize,
         )
-        return pool(hidden, len(prompts), pooling, progress)
+        prompts = as_prompts(texts)
+        chunks = self.iter_capture(prompts, "resid_post", self.config.num_layers - 1, taps=taps)
+        found = pooled(chunks, len(prompts), pooling, self.params, self.config, progress=progress)
+        return unit_length(found) if normalize else found

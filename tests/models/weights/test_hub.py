@@ -75,6 +75,8 @@ def test_only_data_is_downloaded(downloads):
         "chat_template.jinja",
         "merges.txt",
         "qwen.tiktoken",
+        "modules.json",
+        "1_Pooling/config.json",
     ]
     unwanted = [
         "modeling_name.py",
@@ -82,6 +84,9 @@ def test_only_data_is_downloaded(downloads):
         "model.gguf",
         "original/model.safetensors",
         "onnx/config.json",
+        "1/config.json",
+        "1_Dense/model.safetensors",
+        "1_Pooling/old/config.json",
         "consolidated.safetensors",
     ]
     patterns = {key: options[key] for key in ("allow_patterns", "ignore_patterns")}

@@ -89,7 +89,7 @@ def by_numpy(kind, change=lambda site, x, layer: x, prompt=PROMPT):
     for layer, (spec, w) in enumerate(zip(config.layers, p.layers, strict=True)):
         tap = partial(lambda site, x, layer: change(site, x, layer), layer=layer)
         x = tap("resid_pre", x)
-        h, a = rms_norm(x, w.attention_norm.weight), w.attention
+        h, a = rms_norm(x, w.mixer_norm.weight), w.attention
         q = tap("q", rotated(np.einsum("TD,DNH->TNH", h, a.q)))
         k = tap("k", rotated(np.einsum("TD,DKH->TKH", h, a.k)))
         v = tap("v", np.einsum("TD,DKH->TKH", h, a.v))

@@ -74,13 +74,10 @@ def test_whole_blocks():
     np.testing.assert_array_equal(edit.values["constant"], X[:1])
     assert edit.layers.tolist() == [[[0, EVERYWHERE]]]
     taps = edits.ablate_layer([1, 2], positions="prompt")
-    assert set(taps.edits) == {"attn_out", "mlp_out"}
-    for site in taps.edits:
-        (edit,) = taps.edits[site]
-        assert edit.operation == operations.Fill()
-        assert edit.values["constant"].tolist() == [0]
-        assert edit.layers.tolist() == [[[1, 3]]]
-        assert edit.positions.tolist() == [[[0, 0, 0, 1]]]
+    edit = only(taps, "resid_post")
+    assert edit.operation == operations.Skip()
+    assert edit.layers.tolist() == [[[1, 3]]]
+    assert edit.positions.tolist() == [[[0, 0, 0, 1]]]
 
 
 def test_changes():

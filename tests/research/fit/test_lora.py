@@ -50,7 +50,7 @@ def unmerged_logits(llm, lora, value):
     x = np.asarray(params.embed)[TOKENS]
     count = len(TOKENS)
     for i, layer in enumerate(params.layers):
-        p, h = layer.attention, norm(x, layer.attention_norm.weight)
+        p, h = layer.attention, norm(x, layer.mixer_norm.weight)
         q = project(h, p.q, i, "q").reshape(count, 4, 8)
         k, v = (project(h, w, i, t).reshape(count, 2, 8) for w, t in ((p.k, "k"), (p.v, "v")))
         k, v = np.repeat(k, 2, axis=1), np.repeat(v, 2, axis=1)
@@ -77,6 +77,17 @@ def test_merged_is_unmerged(targets):
     assert np.abs(found - llm.logits(TOKENS)).max() > 1e-2
 
 
+@pytest.mark.parametrize("targets", [*((target,) for target in TARGETS), TARGETS], ids=str)
+def test_requests_carry_it(targets):
+    llm = small_llm()
+    lora = LoRA(rank=3, alpha=6.0, targets=targets)
+    value = random_value(lora, llm)
+    adapter = fj.Taps(adapters=lora.adapters(SMALL, value))
+    found = llm.logits(TOKENS, taps=adapter)
+    merged = fj.LLM(SMALL, lora.merge(SMALL, llm.params, value)).logits(TOKENS)
+    np.testing.assert_allclose(found, merged, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_starts_at_the_model_itself(dtype):
     llm = small_llm(dtype=dtype)
@@ -99,8 +110,8 @@ def test_what_is_no_target_is_shared():
     lora = LoRA(targets="v", layers=1)
     merged = lora.merge(SMALL, llm.params, lora.init(llm, 0))
     assert merged.embed is llm.params.embed
-    assert merged.layers[0] is llm.params.layers[0]
-    assert merged.layers[1].mlp is llm.params.layers[1].mlp
+    assert merged.layers[0].attention.qkv is llm.params.layers[0].attention.qkv
+    assert merged.layers[1].mlp.down is llm.params.layers[1].mlp.down
     assert merged.layers[1].attention.o is llm.params.layers[1].attention.o
 
 

@@ -97,9 +97,9 @@ def run(llm: fj.LLM, ids: list[int]) -> Reference:
         def norm(y, weights, kind=spec.norm):
             return y if weights is None else normalised(y, weights, kind, config.norm_eps)
 
-        pattern, heads = attention(norm(x, p.attention_norm), p.attention, spec.attention)
+        pattern, heads = attention(norm(x, p.mixer_norm), p.attention, spec.attention)
         bias = 0 if p.attention.o_bias is None else p.attention.o_bias
-        attn_out = norm(heads.sum(0) + bias, p.attention_post_norm)
+        attn_out = norm(heads.sum(0) + bias, p.mixer_post_norm)
         x = x + attn_out
         block = experts if isinstance(spec.mlp, MoEConfig) else feed_forward
         mlp_out = norm(block(norm(x, p.mlp_norm), p.mlp, spec.mlp), p.mlp_post_norm)

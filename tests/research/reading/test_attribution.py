@@ -43,7 +43,7 @@ def test_every_term_is_numpys_and_they_add_up(kind, tied):
     for i, (spec, p) in enumerate(zip(config.layers, params.layers, strict=True)):
         assert found.mlp[i] == pytest.approx(logit(run.mlp_out[i][AT]), abs=1e-4)
         o_bias = np.zeros(32) if p.attention.o_bias is None else p.attention.o_bias
-        parts, post = [*run.heads[i][:, AT], o_bias], p.attention_post_norm
+        parts, post = [*run.heads[i][:, AT], o_bias], p.mixer_post_norm
         if post is not None:
             whole = np.sum(parts, axis=0)
             parts = [frozen(part, whole, post, spec.norm, config.norm_eps) for part in parts]
