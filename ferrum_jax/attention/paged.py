@@ -84,8 +84,10 @@ def paged_meta(
     pages = batch.block_tables[rows, positions // page_size]
 
     num_pages = batch.block_tables.shape[1] if fixed is None else BLOCK_KEYS
-    decode_only = fixed is None and num_tokens == num_rows
-    tile = 1 if decode_only else min(PREFILL_TILE, num_tokens) if fixed is None else fixed[0]
+    with_draft = 1 + batch.draft_len
+    decode_only = fixed is None and num_tokens == num_rows * with_draft
+    prefill_tile = min(PREFILL_TILE, num_tokens) if fixed is None else fixed[0]
+    tile = with_draft if decode_only else prefill_tile
     tiles_of_row = -(-lengths // tile)
     first_tile = jnp.cumsum(tiles_of_row) - tiles_of_row
     num_tiles = min(num_rows if decode_only else num_tokens // tile + num_rows, num_tokens)

@@ -9,10 +9,11 @@ import numpy as np
 
 
 class Proposer(Protocol):
-    """Drafts tokens for speculative decoding."""
+    """Drafts the tokens of one sequence, for speculative decoding."""
 
-    def propose(self, token_ids: Sequence[int], count: int) -> list[int]:
-        """Up to `count` tokens that may follow."""
+    def propose(self, token_ids: Sequence[int], count: int) -> Sequence[int]:
+        """Up to `count` tokens that may follow the sequence's, which are its prompt and what it
+        has generated. Mostly it is longer than at the last call; a rewind makes it shorter."""
         ...
 
 

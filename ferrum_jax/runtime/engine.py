@@ -19,6 +19,7 @@ from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.report import EngineReport
+from ferrum_jax.runtime.speculation.drafter import Drafter, HostDrafts, make_proposer
 from ferrum_jax.runtime.states import check_states
 from ferrum_jax.runtime.taps.capture import CaptureBuffer, CapturedPart
 from ferrum_jax.runtime.timeline import Timeline
@@ -107,7 +108,11 @@ class Engine:
             max_num_batched_tokens=engine.max_num_batched_tokens,
             num_pages=self._blocks.num_total,
         )
-        parts = (self._scheduler, self._executor, self._blocks, recorder, guides)
+        drafter = None
+        if engine.speculation is not None:
+            source = HostDrafts(make_proposer(engine.speculation), config.vocab_size)
+            drafter = Drafter(engine.speculation, source, guides)
+        parts = (self._scheduler, self._executor, self._blocks, recorder, guides, drafter)
         self._loop = StepLoop(*parts, run_ahead=engine.run_ahead)
         self.metrics = EngineReport(recorder, self._scheduler, self._blocks, self._executor)
         self._ids = count()

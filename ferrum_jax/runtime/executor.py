@@ -93,6 +93,7 @@ class Executor:
         self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
         self._num_written = [0] * engine.max_num_seqs
         self._kv = kv
+        self._draft_len = engine.draft_len
         self._tapped = TappedSlots(self._padding_slot + 1, apart=engine.batch_invariant)
         self.reset()
         self._step = run_tiled_step if engine.batch_invariant else run_step
@@ -103,7 +104,10 @@ class Executor:
         self._swapped: dict[Sequence, SwappedPages] = {}
         self._cache = make_cache(self._config, self._kv, num_slots=self._padding_slot)
         state = make_sampling_state(
-            self._padding_slot, self._max_model_len, self._config.vocab_size
+            self._padding_slot,
+            self._max_model_len,
+            self._config.vocab_size,
+            draft_len=self._draft_len,
         )
         self._sampling = split_state(state)
 
@@ -178,7 +182,9 @@ class Executor:
         following = [
             s
             for s in self.shapes
-            if s.tokens == s.rows >= rows > 0 and s.processes == shape.processes
+            if s.decodes
+            and s.rows >= rows > 0
+            and (s.processes, s.drafts) == (shape.processes, self._draft_len)
         ]
         return tuple(replace(s, plan=shape.plan) for s in following[:1])
 
@@ -195,7 +201,7 @@ class Executor:
         run = partial(self._step, config=self._config, shape=shape, bind=self._bind)
         function = partial(_run_split, run)
         lowered = jax.jit(function, donate_argnums=(1, 3)).lower(*structs)
-        few_rows = shape.tokens == shape.rows or self._step is run_tiled_step
+        few_rows = shape.decodes or self._step is run_tiled_step
         options = self._decode_options if few_rows else None
         self._compiled[shape] = lowered.compile(compiler_options=options)
         self._seconds[shape] = time.monotonic() - start
@@ -233,6 +239,7 @@ class Executor:
                 num_slots=self._padding_slot,
                 max_len=self._max_model_len,
                 vocab_size=self._config.vocab_size,
+                draft_len=self._draft_len,
                 width=ADMITTED_AT_ONCE,
             )
             state = _write_slots(join_state(*self._sampling), slots, rows)
@@ -242,12 +249,14 @@ class Executor:
         """Tell the device what guided sequences may sample now."""
         if not guided:
             return
-        masks, slots = self._guides.masks(guided), [_slot(sequence) for sequence in guided]
+        masks = self._guides.masks(guided, 1 + self._draft_len)
+        slots = np.asarray([_slot(sequence) for sequence in guided], np.int32)
+        lengths = np.asarray([len(sequence.token_ids) for sequence in guided], np.int32)
         moving, settings = self._sampling
         for first in range(0, len(slots), ADMITTED_AT_ONCE):
             # What is left over is filled up with the last row again: nothing else is written.
             index = np.minimum(np.arange(first, first + ADMITTED_AT_ONCE), len(slots) - 1)
-            settings = _write_masks(settings, np.asarray(slots, np.int32)[index], masks[index])
+            settings = _write_masks(settings, slots[index], masks[index], lengths[index])
         self._sampling = moving, settings
 
     def _write_table(self, sequence: Sequence) -> None:
@@ -264,6 +273,8 @@ class Executor:
         lengths = np.zeros(shape.rows, np.int32)
         contexts = np.zeros(shape.rows, np.int32)
         samples = np.zeros(shape.rows, bool)
+        drafts = np.zeros((shape.rows, shape.drafts), np.int32)
+        num_drafts = np.zeros(shape.rows, np.int32)
         for row, chunk in enumerate(schedule.chunks):
             sequence = chunk.sequence
             self._write_table(sequence)
@@ -271,6 +282,8 @@ class Executor:
             lengths[row] = chunk.length
             contexts[row] = chunk.start + chunk.length
             samples[row] = chunk.samples
+            num_drafts[row] = len(chunk.draft)
+            drafts[row, : len(chunk.draft)] = chunk.draft
         starts = np.zeros(shape.rows + 1, np.int32)
         np.cumsum(lengths, out=starts[1:])
         # numpy arrays: the compiled step moves them to the device itself.
@@ -281,6 +294,8 @@ class Executor:
             "samples": samples,
             "block_tables": self._tables[slots],
         }
+        if shape.drafts:
+            arrays |= {"drafts": drafts, "num_drafts": num_drafts}
         return StepBatch(**arrays)
 
 

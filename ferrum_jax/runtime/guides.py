@@ -39,24 +39,32 @@ class Guides:
             self._compiler.start(params.guided)
 
     def note(self, sequence: RunningSequence) -> bool:
-        """Take in what a sequence has generated; whether its text is whole and cannot go on.
+        """Take in what a sequence has generated; whether its text is whole and cannot go on."""
+        return sequence.request.params.guided is not None and self._text(sequence).finished
 
-        If it can, what may come next is computed from now on, beside everything else.
-        """
-        if sequence.request.params.guided is None:
-            return False
-        text = self._text(sequence)
-        if text.finished:
-            return True
-        self._begin(sequence, text)
-        return False
+    def begin(self, sequence: RunningSequence) -> None:
+        """Compute what may come next from now on, beside everything else."""
+        if sequence.request.params.guided is not None:
+            text = self._text(sequence)
+            future = self._pool.submit(lambda: text.allowed()[None])
+            self._coming[sequence] = len(sequence.token_ids), future
 
-    def masks(self, sequences: Sequence[RunningSequence]) -> np.ndarray:
-        """uint32 `[n, ceil(V / 32)]`: the ids that may come next, all of whose tokens are known."""
+    def cut(self, sequence: RunningSequence, draft: tuple[int, ...]) -> tuple[int, ...]:
+        """A sequence's draft up to the first token that may not come there."""
+        if sequence.request.params.guided is None or not draft:
+            return draft
+        rows: Future[np.ndarray] = Future()
+        rows.set_result(self._text(sequence).allowed_along(draft))
+        self._coming[sequence] = len(sequence.token_ids), rows
+        return draft[: len(rows.result()) - 1]
+
+    def masks(self, sequences: Sequence[RunningSequence], count: int) -> np.ndarray:
+        """uint32 `[n, count, ceil(V / 32)]`: the ids that may come next, all of whose tokens are
+        known, and those that may come behind each token of the draft that was last cut."""
         for sequence in sequences:
             if self._coming.get(sequence, (-1, None))[0] != len(sequence.token_ids):
-                self._begin(sequence, self._text(sequence))
-        return np.stack([self._mask(sequence) for sequence in sequences])
+                self.begin(sequence)
+        return np.stack([self._masks(sequence, count) for sequence in sequences])
 
     def error(self, sequence: RunningSequence) -> str:
         """Why a sequence's text cannot go on, where its grammar knows."""
@@ -68,14 +76,11 @@ class Guides:
         self._coming.pop(sequence, None)
         self._texts.pop(sequence, None)
 
-    def _begin(self, sequence: RunningSequence, text: GuidedText) -> None:
-        future = self._pool.submit(text.allowed)
-        self._coming[sequence] = len(sequence.token_ids), future
-
-    def _mask(self, sequence: RunningSequence) -> np.ndarray:
-        mask = self._coming[sequence][1].result()
+    def _masks(self, sequence: RunningSequence, count: int) -> np.ndarray:
+        rows = self._coming[sequence][1].result()
+        rows = rows[np.minimum(np.arange(count), len(rows) - 1)]
         allowed = sequence.request.params.allowed_token_ids
-        return mask if allowed is None else mask & pack_ids(allowed, self._vocab_size)
+        return rows if allowed is None else rows & pack_ids(allowed, self._vocab_size)
 
     def _text(self, sequence: RunningSequence) -> GuidedText:
         if (coming := self._coming.pop(sequence, None)) is not None:

@@ -179,7 +179,7 @@ class Intake:
                 index=i,
                 max_len=limit,
                 seed=seed,
-                settles=params.guided is not None,
+                settles=params.guided is not None or self.engine.speculation is not None,
             )
             for i in range(1 if request.score_only else params.n)
         ]

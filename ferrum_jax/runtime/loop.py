@@ -12,6 +12,7 @@ from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.results import StepResults
+from ferrum_jax.runtime.speculation.drafter import Drafter
 from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.runtime.tracker import RequestTracker
 from ferrum_jax.scheduler import ContinuousScheduler
@@ -20,6 +21,7 @@ from ferrum_jax.types import (
     FinishReason,
     RequestError,
     Schedule,
+    ScheduledChunk,
     Sequence,
     StepOutput,
     StreamDelta,
@@ -40,11 +42,14 @@ class StepLoop:
         blocks: BlockManager,
         recorder: MetricsRecorder,
         guides: Guides,
+        drafter: Drafter | None,
         *,
         run_ahead: bool,
     ):
         self._scheduler, self._executor, self._blocks = scheduler, executor, blocks
-        self._recorder, self._run_ahead, self._guides = recorder, run_ahead, guides
+        self._recorder, self._guides, self._drafter = recorder, guides, drafter
+        # A draft follows tokens that are known, and verifying one tells how many those are.
+        self._run_ahead = run_ahead and drafter is None
         self.timeline: Timeline | None = None
         self.running: dict[int, RequestTracker] = {}
         self.done: dict[int, RequestTracker] = {}
@@ -139,6 +144,8 @@ class StepLoop:
     def _step(self, started: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= started:
             self.stop(heapq.heappop(self._deadlines)[1], FinishReason.TIMEOUT)
+        if self._drafter is not None:
+            self._drafter.draft(self._scheduler.running)
         schedule = self._scheduler.schedule()
         for sequence in schedule.admitted:
             self.running[sequence.request.request_id].note_scheduled()
@@ -190,27 +197,65 @@ class StepLoop:
                 continue
             tracker = self.running[sequence.request.request_id]
             builder = tracker.builders[sequence.index]
-            end = chunk.start + chunk.length
-            if results.failed[row]:
-                tracker.fail(
-                    "the model's logits were not finite (nan or infinity) after token "
-                    f"{end}; check the weights, the dtype and the edits"
-                )
-                self._end(tracker, builder, builder.finish(FinishReason.ERROR))
-                continue
-            if chunk.samples and results.stuck[row]:
-                tracker.fail(self._why_stuck(sequence, end))
-                self._end(tracker, builder, builder.finish(FinishReason.ERROR))
+            places = results.places(row)
+            end = chunk.start + chunk.length - len(chunk.draft)
+            if self._fails(tracker, builder, results, places[0], end):
                 continue
             if tracker.prompt_scores is not None:
                 results.fill(tracker.prompt_scores, row)
+            count = self._take(tracker, builder, chunk, results, places) if chunk.samples else 0
             if tracker.captured is not None:
-                tokens = sequence.token_ids[chunk.start : end]
-                tracker.captured.put(chunk.start, tokens, results.captured(row))
-            if chunk.samples:
-                self._push(tracker, builder, results, row)
-            elif sequence.request.score_only and end == len(sequence.token_ids):
+                tokens = sequence.token_ids[chunk.start : end + max(0, count - 1)]
+                values = results.captured(row, len(tokens))
+                tracker.captured.put(chunk.start, tokens, values)
+            if sequence.request.score_only and end == len(sequence.token_ids):
                 self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
+
+    def _take(
+        self,
+        tracker: RequestTracker,
+        builder: CompletionBuilder,
+        chunk: ScheduledChunk,
+        results: StepResults,
+        places: range,
+    ) -> int:
+        """Hand a row's tokens to its sequence, one by one; how many, until it ended."""
+        sequence, drafted, accepted = builder.sequence, len(chunk.draft), len(places) - 1
+        end = chunk.start + chunk.length - drafted
+        if self._drafter is not None:
+            self._scheduler.note_verified(sequence, end + accepted)
+            self._drafter.note(sequence, drafted, accepted)
+            self._recorder.note_draft(drafted, accepted)
+            tracker.note_draft(drafted, accepted)
+        for i, place in enumerate(places):
+            if self._fails(tracker, builder, results, place, end + i):
+                return i
+            self._push(tracker, builder, results, place)
+            if sequence.finished:
+                return i + 1
+        self._guides.begin(sequence)
+        return len(places)
+
+    def _fails(
+        self,
+        tracker: RequestTracker,
+        builder: CompletionBuilder,
+        results: StepResults,
+        place: int,
+        length: int,
+    ) -> bool:
+        """End a sequence that has no next token; whether it had none."""
+        if results.failed[place]:
+            tracker.fail(
+                "the model's logits were not finite (nan or infinity) after token "
+                f"{length}; check the weights, the dtype and the edits"
+            )
+        elif results.stuck[place]:
+            tracker.fail(self._why_stuck(builder.sequence, length))
+        else:
+            return False
+        self._end(tracker, builder, builder.finish(FinishReason.ERROR))
+        return True
 
     def _why_stuck(self, sequence: Sequence, end: int) -> str:
         guided = sequence.request.params.guided is not None
@@ -223,17 +268,17 @@ class StepLoop:
         )
 
     def _push(
-        self, tracker: RequestTracker, builder: CompletionBuilder, results: StepResults, row: int
+        self, tracker: RequestTracker, builder: CompletionBuilder, results: StepResults, place: int
     ) -> None:
-        sequence, token = builder.sequence, results.tokens[row]
+        sequence, token = builder.sequence, results.tokens[place]
         params = sequence.request.params
         sequence.token_ids.append(token)
         if params.mirostat is not None:
-            sequence.mirostat_mus.append(results.mirostat_mu(row))
+            sequence.mirostat_mus.append(results.mirostat_mu(place))
         tracker.note_token(sequence.index)
         logprobs = None
         if params.num_logprobs is not None:
-            logprobs = results.logprobs(row, params.num_logprobs, params.logprob_token_ids)
+            logprobs = results.logprobs(place, params.num_logprobs, params.logprob_token_ids)
         text = builder.push(token, logprobs)
         if sequence.finish_reason is None and self._guides.note(sequence):
             text += builder.finish(FinishReason.STOP)
@@ -250,6 +295,8 @@ class StepLoop:
         self._scheduler.finish(sequence)
         self._executor.forget(sequence)
         self._guides.forget(sequence)
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
         self._deltas.append(builder.delta(text))
         tracker.unfinished.discard(sequence.index)
         # Whoever waited for this one's prompt computes it alone.

@@ -89,6 +89,13 @@ class MetricsRecorder:
         counts.copied_pages += len(schedule.copies)
         counts.peak_pages = max(counts.peak_pages, self._num_pages - free_pages)
 
+    def note_draft(self, drafted: int, accepted: int) -> None:
+        """A draft was verified; so many of its tokens were sampled too."""
+        counts = self._counts
+        counts.drafted += drafted
+        counts.accepted += accepted
+        counts.sampled += accepted
+
     def note_step_end(self, seconds: float) -> None:
         """The engine spent so much time on a step."""
         self._counts.busy_seconds += seconds
@@ -142,6 +149,8 @@ class MetricsRecorder:
             prompt_tokens_computed=counts.prompt_tokens,
             generated_tokens=counts.sampled,
             cached_tokens=counts.cached_tokens,
+            drafted_tokens=counts.drafted,
+            accepted_tokens=counts.accepted,
             prompt_throughput=_ratio(counts.prompt_tokens, counts.busy_seconds),
             generation_throughput=_ratio(counts.sampled, counts.busy_seconds),
             batch_occupancy=_ratio(counts.rows, counts.steps * self._max_num_seqs),
@@ -173,6 +182,8 @@ class _Counts:
     tokens: int = 0
     prompt_tokens: int = 0
     sampled: int = 0
+    drafted: int = 0
+    accepted: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
     swaps: int = 0

@@ -16,6 +16,8 @@ COUNTERS = (
     ("prompt_tokens_computed", "prompt_tokens_computed", "Prompt tokens run through the model."),
     ("generated_tokens", "generated_tokens", "Tokens sampled."),
     ("cached_tokens", "cached_tokens", "Tokens taken over from cached or shared pages."),
+    ("drafted_tokens", "drafted_tokens", "Draft tokens verified."),
+    ("accepted_tokens", "accepted_tokens", "Draft tokens that were sampled too."),
     ("num_preemptions", "preemptions", "Sequences preempted."),
     ("num_swaps", "swaps", "Sequences whose pages went to host memory."),
     ("num_copied_pages", "copied_pages", "Shared pages copied on write."),

@@ -19,27 +19,38 @@ class StepResults:
 
     def __init__(self, schedule: Schedule, output: StepOutput):
         self._schedule, self._output = schedule, output
+        self._each = 1 + output.draft_len
         self.tokens: list[int] = np.asarray(output.tokens).tolist()
+        """By place, of which a row has one, and one for each token of the longest draft."""
         self.failed: list[bool] = np.asarray(output.failed).tolist()
         self.stuck: list[bool] = np.asarray(output.stuck).tolist()
 
-    def logprobs(self, row: int, count: int, given: Sequence[int] = ()) -> dict[int, Logprob]:
-        """The entries of the sampled token, of the `count` likeliest and of the ids `given`."""
-        return self._sampled.table(row, self.tokens[row], count, given)
+    def places(self, row: int) -> range:
+        """The row's places whose tokens hold: behind its draft as far as that was sampled too."""
+        first, accepted = row * self._each, 0
+        for token in self._schedule.chunks[row].draft:
+            if token != self.tokens[first + accepted]:
+                break
+            accepted += 1
+        return range(first, first + 1 + accepted)
 
-    def mirostat_mu(self, row: int) -> float:
-        """Mirostat's state after the row's token."""
-        return float(self._mirostat_mus[row])
+    def logprobs(self, place: int, count: int, given: Sequence[int] = ()) -> dict[int, Logprob]:
+        """The entries of the sampled token, of the `count` likeliest and of the ids `given`."""
+        return self._sampled.table(place, self.tokens[place], count, given)
+
+    def mirostat_mu(self, place: int) -> float:
+        """Mirostat's state after the place's token."""
+        return float(self._mirostat_mus[place])
 
     def fill(self, scores: PromptScores, row: int) -> None:
         """Put a row's share of the prompt's logprobs in its place, where the step scored any."""
         if self._output.prompt is not None:
             scores.fill(self._schedule.chunks[row], self._starts[row], self._prompt)
 
-    def captured(self, row: int) -> Values:
-        """A row's share of what the step captured, as views."""
+    def captured(self, row: int, length: int) -> Values:
+        """What the step captured of a row's first `length` tokens, as views."""
         first = self._starts[row]
-        rows = slice(first, first + self._schedule.chunks[row].length)
+        rows = slice(first, first + length)
         return {
             site: {layer: x[rows] for layer, x in layers.items()}
             for site, layers in self._captured.items()

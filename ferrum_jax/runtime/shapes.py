@@ -20,21 +20,36 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     and all of them a second time for steps whose sampling is more than a temperature: its programs
     take longer to compile.
 
+    With speculation there are decode steps with drafts of up to 1, 2, 4, ... tokens a row too, and
+    steps with a prefill chunk take the longest drafts.
+
     A batch-invariant engine has one shape for everything: its work follows the tokens, not the
     shape.
     """
+    longest, tokens = engine.draft_len, engine.max_num_batched_tokens
     if engine.batch_invariant:
-        return (StepShape(engine.max_num_batched_tokens, engine.max_num_seqs, True, True),)
-    decodes = [StepShape(rows, rows) for rows in _powers(engine.max_num_seqs, 1, 2)]
-    mixed = []
-    for tokens in _powers(engine.max_num_batched_tokens, SMALLEST_PREFILL, GROWTH):
-        mixed.append((tokens, min(engine.max_num_seqs, max(1, tokens // 2))))
-    # More tokens than rows tells a mixed step from a decode step.
-    largest = max(engine.max_num_batched_tokens, engine.max_num_seqs + 1)
-    mixed[-1] = (largest, engine.max_num_seqs)
-    scored = [StepShape(tokens, rows, score=True) for tokens, rows in mixed]
-    plain = [*decodes, *(StepShape(*sizes) for sizes in mixed), *scored]
+        return (StepShape(tokens, engine.max_num_seqs, True, True, longest),)
+    rows = _powers(engine.max_num_seqs, 1, 2)
+    decodes = [
+        StepShape(count * (1 + drafts), count, drafts=drafts)
+        for drafts in (0, *(_powers(longest, 1, 2) if longest else ()))
+        for count in rows
+    ]
+    mixed = [StepShape(*sizes, drafts=longest) for sizes in _mixed_sizes(engine)]
+    plain = [*decodes, *mixed, *(replace(shape, score=True) for shape in mixed)]
     return tuple(sorted([*plain, *(replace(shape, processes=True) for shape in plain)]))
+
+
+def _mixed_sizes(engine: EngineConfig) -> list[tuple[int, int]]:
+    """Tokens and rows of the steps with a prefill chunk."""
+    sizes = [
+        (tokens, min(engine.max_num_seqs, max(1, tokens // 2)))
+        for tokens in _powers(engine.max_num_batched_tokens, SMALLEST_PREFILL, GROWTH)
+    ]
+    sizes[-1] = (max(engine.max_num_batched_tokens, engine.max_num_seqs + 1), engine.max_num_seqs)
+    # Another number of tokens than a decode step has tells a mixed step from it.
+    each = 1 + engine.draft_len
+    return [(tokens + (tokens == rows * each), rows) for tokens, rows in sizes]
 
 
 def choose_shape(
@@ -48,14 +63,14 @@ def choose_shape(
     rows, tokens = len(schedule.chunks), schedule.num_tokens
     if len(shapes) == 1 and rows <= shapes[0].rows and tokens <= shapes[0].tokens:
         return shapes[0]
-    decode = not score and all(chunk.length == 1 for chunk in schedule.chunks)
+    drafts = max((len(chunk.draft) for chunk in schedule.chunks), default=0)
+    decodes = not score and all(c.length == 1 + len(c.draft) for c in schedule.chunks)
     for shape in shapes:
-        is_decode = shape.tokens == shape.rows
         if (
-            (shape.score, shape.processes) == (score, processes)
-            and is_decode == decode
+            (shape.score, shape.processes, shape.decodes) == (score, processes, decodes)
             and shape.tokens >= tokens
             and shape.rows >= rows
+            and shape.drafts >= drafts
         ):
             return shape
     raise ResourceExhausted(

@@ -21,6 +21,11 @@ def check_states(config: ModelConfig, engine: EngineConfig) -> None:
             f"prefix_caching=True shares pages, and layers {first} keep a recurrent state, which "
             "no page holds; use prefix_caching=False"
         )
+    if engine.speculation is not None:
+        raise UnsupportedError(
+            f"speculative decoding takes rejected tokens back, and layers {first} keep a recurrent "
+            "state, which only goes forward; use speculative=None"
+        )
     if engine.preemption == "swap":
         raise UnsupportedError(
             f"preemption='swap' moves pages, and layers {first} keep a recurrent state, which no "

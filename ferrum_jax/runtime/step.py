@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,8 @@ def run_step(
     The input tokens are read from the device's own history, where the sampled ones are written:
     the next step can be dispatched before the host has seen them.
     """
+    sampling = write_drafts(sampling, batch)
+    places = sampled_places(batch)
     meta = paged_meta(batch, shape.tokens, cache.page_size)
     slots_T = batch.slots[meta.rows]
     tokens_T = sampling.history[slots_T, meta.positions]
@@ -70,22 +73,17 @@ def run_step(
         layout=layout,
     )
     assert next_cache is not None
-    last_R = jnp.maximum(batch.query_starts[1:] - 1, 0)
-    logits_RV = unembed(params, hidden_TD[last_R], config, taps=of_tokens(taps, last_R))
+    taps_N = of_tokens(taps, places.tokens)
+    logits_NV = unembed(params, hidden_TD[places.tokens], config, taps=taps_N)
+    slots, lengths, active = places.slots, places.lengths, places.active
     with jax.named_scope("sample"):
-        failed_R = rows_failed(logits_RV) & (batch.context_lens > 0)
+        failed_N = rows_failed(logits_NV) & (lengths > 0)
         sampled = sample(
-            logits_RV,
-            sampling,
-            batch.slots,
-            batch.context_lens,
-            batch.samples,
-            lanes,
-            processes=shape.processes,
+            logits_NV, sampling, slots, lengths, active, lanes, processes=shape.processes
         )
-        wanted = num_logprobs_wanted(sampling, batch.slots, batch.samples)
+        wanted = num_logprobs_wanted(sampling, slots, active)
         logprobs = logprobs_if_wanted(
-            logits_RV, sampled, sampled.tokens, sampling, batch.slots, batch.samples, wanted
+            logits_NV, sampled, sampled.tokens, sampling, slots, active, wanted
         )
     prompt = None
     if shape.score:
@@ -103,13 +101,57 @@ def run_step(
     return next_cache, StepOutput(
         tokens=sampled.tokens,
         logprobs=logprobs,
-        failed=failed_R,
+        failed=failed_N,
         stuck=sampled.stuck,
         prompt=prompt,
-        sampling=after_sampling(sampling, batch, sampled.tokens, sampled.mirostat_mu),
+        sampling=after_sampling(sampling, places, sampled.tokens, sampled.mirostat_mu),
         mirostat_mu=sampled.mirostat_mu,
         captured=captured,
+        draft_len=batch.draft_len,
     )
+
+
+class SampledPlaces(NamedTuple):
+    """Where a step samples: behind each row's last known token and each token of its draft."""
+
+    tokens: Int[Array, " N"]
+    """index into the step's tokens"""
+    slots: Int[Array, " N"]
+    lengths: Int[Array, " N"]
+    """tokens that precede the sampled one"""
+    active: Bool[Array, " N"]
+    """whether a token is wanted there"""
+
+
+def sampled_places(batch: StepBatch) -> SampledPlaces:
+    """The places of a step, row after row, 1 + D each."""
+    last_R = batch.query_starts[1:] - 1
+    if batch.drafts is None:
+        tokens = jnp.maximum(last_R, 0)
+        return SampledPlaces(tokens, batch.slots, batch.context_lens, batch.samples)
+    assert batch.num_drafts is not None
+    ahead_RD = jnp.arange(1 + batch.draft_len, dtype=jnp.int32)[None] - batch.num_drafts[:, None]
+    is_there = ahead_RD <= 0
+    ahead_RD = jnp.minimum(ahead_RD, 0)
+    return SampledPlaces(
+        tokens=jnp.maximum(last_R[:, None] + ahead_RD, 0).reshape(-1),
+        slots=jnp.repeat(batch.slots, 1 + batch.draft_len),
+        lengths=jnp.maximum(batch.context_lens[:, None] + ahead_RD, 0).reshape(-1),
+        active=(is_there & batch.samples[:, None]).reshape(-1),
+    )
+
+
+def write_drafts(sampling: SamplingState, batch: StepBatch) -> SamplingState:
+    """Each row's draft in its history, behind the known tokens; unused ones in padding's."""
+    if batch.drafts is None:
+        return sampling
+    assert batch.num_drafts is not None
+    index = jnp.arange(batch.draft_len, dtype=jnp.int32)[None]
+    padding, longest = sampling.history.shape[0] - 1, sampling.history.shape[1] - 1
+    slots_RD = jnp.where(index < batch.num_drafts[:, None], batch.slots[:, None], padding)
+    known_R = batch.context_lens - batch.num_drafts
+    at_RD = jnp.minimum(known_R[:, None] + index, longest)
+    return replace(sampling, history=sampling.history.at[slots_RD, at_RD].set(batch.drafts))
 
 
 def ragged_layout(meta: PagedMeta, batch: StepBatch, sampling: SamplingState) -> RaggedLayout:
@@ -165,13 +207,20 @@ def logprobs_if_wanted(
 
 
 def after_sampling(
-    sampling: SamplingState, batch: StepBatch, tokens_R: Int[Array, " R"], mu_R: Float[Array, " R"]
+    sampling: SamplingState,
+    places: SampledPlaces,
+    tokens_N: Int[Array, " N"],
+    mu_N: Float[Array, " N"],
 ) -> SamplingState:
-    """Each sampled token at the end of its history; rows that sample none write to padding's."""
+    """Each sampled token at its place in the history; where none is wanted, in padding's.
+
+    Behind a draft's token that was not sampled they mean nothing, and are overwritten when the
+    sequence gets there.
+    """
     padding = sampling.history.shape[0] - 1
-    slots = jnp.where(batch.samples, batch.slots, padding)
-    history = sampling.history.at[slots, batch.context_lens].set(tokens_R)
-    mu = sampling.mirostat_mu.at[slots].set(jnp.where(batch.samples, mu_R, 0.0))
+    slots = jnp.where(places.active, places.slots, padding)
+    history = sampling.history.at[slots, places.lengths].set(tokens_N)
+    mu = sampling.mirostat_mu.at[slots].set(jnp.where(places.active, mu_N, 0.0))
     return replace(sampling, history=history, mirostat_mu=mu)
 
 

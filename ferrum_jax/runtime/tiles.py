@@ -27,7 +27,13 @@ from jaxtyping import Array, Bool
 
 from ferrum_jax.attention import BindAttention, paged_meta
 from ferrum_jax.models import Params, forward_capture, unembed
-from ferrum_jax.runtime.step import after_sampling, logprobs_if_wanted, placed_in_step
+from ferrum_jax.runtime.step import (
+    after_sampling,
+    logprobs_if_wanted,
+    placed_in_step,
+    sampled_places,
+    write_drafts,
+)
 from ferrum_jax.sampler import num_logprobs_wanted, rows_failed, sample
 from ferrum_jax.types import (
     KVCache,
@@ -80,6 +86,7 @@ def run_tiled_step(
     # fuses what is left in another way.
     padded = max(2, -(-shape.tokens // TILE_ROWS)) * TILE_ROWS
     padding_slot = sampling.history.shape[0] - 1
+    sampling, places = write_drafts(sampling, batch), sampled_places(batch)
     tokens = _one_row_each(batch, padded, padding_slot)
     scored_T = (sampling.num_prompt_logprobs[tokens.slots] >= 0) & (
         tokens.context_lens < sampling.prompt_lens[tokens.slots]
@@ -106,16 +113,17 @@ def run_tiled_step(
     unseen = jax.tree.map(lambda x: jnp.zeros((padded, *x.shape[1:]), x.dtype), shapes)
     start = (cache, (_nothing(padded, min(MAX_LOGPROBS, config.vocab_size)), unseen))
     cache, (result, captured) = jax.lax.fori_loop(0, num_tiles, run, start)
-    last = jax.tree.map(lambda x: x[jnp.maximum(batch.query_starts[1:] - 1, 0)], result)
+    found = jax.tree.map(lambda x: x[places.tokens], result)
     return cache, StepOutput(
-        tokens=last.tokens,
-        logprobs=last.logprobs,
-        failed=last.failed & (batch.context_lens > 0),
-        stuck=last.stuck & batch.samples,
+        tokens=found.tokens,
+        logprobs=found.logprobs,
+        failed=found.failed & (places.lengths > 0),
+        stuck=found.stuck & places.active,
         prompt=result.logprobs,
         captured=captured,
-        sampling=after_sampling(sampling, batch, last.tokens, last.mirostat_mu),
-        mirostat_mu=last.mirostat_mu,
+        sampling=after_sampling(sampling, places, found.tokens, found.mirostat_mu),
+        mirostat_mu=found.mirostat_mu,
+        draft_len=batch.draft_len,
     )
 
 
@@ -127,11 +135,12 @@ def _one_row_each(batch: StepBatch, num_tokens: int, padding_slot: int) -> StepB
     valid = rows < num_rows
     rows = jnp.minimum(rows, num_rows - 1)
     behind = batch.query_starts[rows + 1] - 1 - index
+    num_drafts = 0 if batch.num_drafts is None else batch.num_drafts[rows]
     return StepBatch(
         slots=jnp.where(valid, batch.slots[rows], padding_slot),
         query_starts=index,
         context_lens=jnp.where(valid, batch.context_lens[rows] - behind, 0),
-        samples=valid & (behind == 0) & batch.samples[rows],
+        samples=valid & (behind <= num_drafts) & batch.samples[rows],
         block_tables=jnp.where(valid[:, None], batch.block_tables[rows], 0),
     )
 

@@ -119,6 +119,8 @@ class RequestTracker:
     token_times: list[float] = field(default_factory=list)
     """When the host read each token of completion 0, in seconds."""
     ended: float | None = None
+    num_drafted: int = 0
+    num_accepted: int = 0
     error: str | None = None
     unfinished: set[int] = field(init=False)
 
@@ -136,6 +138,11 @@ class RequestTracker:
             self.first_token = now
         if index == 0:
             self.token_times.append(now)
+
+    def note_draft(self, drafted: int, accepted: int) -> None:
+        """A draft of a completion was verified."""
+        self.num_drafted += drafted
+        self.num_accepted += accepted
 
     def fail(self, message: str) -> None:
         """Note why the request failed; its other sequences go on."""
@@ -164,6 +171,8 @@ class RequestTracker:
             cached_tokens=sum(sequence.num_cached for sequence in sequences),
             prompt_tokens=len(request.prompt_token_ids),
             generated_tokens=sum(len(builder.token_ids) for builder in self.builders),
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
         )
 
     def output(self) -> RequestOutput:

@@ -18,12 +18,12 @@ def restrict_tokens(
     slots: Int[Array, " R"],
     lengths: Int[Array, " R"],
 ) -> Float[Array, "R V"]:
-    """-inf for tokens outside `allowed_token_ids`; nothing is done where no row has them."""
-    del lengths
+    """-inf for tokens that are not allowed at a row's length; nothing where no row has such."""
     restricted = state.restricted[slots]
 
     def masked() -> Array:
-        allowed = _unpack(state.allowed[slots], logits.shape[1])
+        ahead = jnp.clip(lengths - state.allowed_from[slots], 0, state.allowed.shape[1] - 1)
+        allowed = _unpack(state.allowed[slots, ahead], logits.shape[1])
         return jnp.where(restricted[:, None] & ~allowed, -jnp.inf, logits)
 
     return jax.lax.cond(jnp.any(restricted), masked, lambda: logits)

@@ -1,7 +1,8 @@
 """The sampling state on the device, and how sequences enter its slots.
 
 Dimension key: S slots (slot S is the padding's), A slots written at once, L longest sequence,
-V vocabulary, W words of 32 vocabulary bits, P tokens of bad words.
+V vocabulary, W words of 32 vocabulary bits, P tokens of bad words, M lengths with masks of their
+own: one, and one for each token of a draft.
 """
 
 from __future__ import annotations
@@ -68,9 +69,12 @@ def sequence_key(seed: int, index: int) -> UInt32[np.ndarray, " 2"]:
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
-def make_sampling_state(num_slots: int, max_len: int, vocab_size: int) -> SamplingState:
+def make_sampling_state(
+    num_slots: int, max_len: int, vocab_size: int, *, draft_len: int = 0
+) -> SamplingState:
     """Neutral parameters and empty histories: arrays of `num_slots + 1` rows on the device."""
-    return jax.tree.map(jnp.asarray, _neutral_rows(num_slots + 1, max_len, vocab_size))
+    rows = _neutral_rows(num_slots + 1, max_len, vocab_size, draft_len)
+    return jax.tree.map(jnp.asarray, rows)
 
 
 def slot_rows(
@@ -79,6 +83,7 @@ def slot_rows(
     num_slots: int,
     max_len: int,
     vocab_size: int,
+    draft_len: int = 0,
     width: int = ROWS_PER_WRITE,
 ) -> tuple[Int[np.ndarray, " A"], SamplingState]:
     """The arguments of `write_slots`, as numpy arrays of A = `width` rows.
@@ -87,7 +92,7 @@ def slot_rows(
     """
     assert len(updates) <= width, f"{len(updates)} updates; one write takes {width}"
     slots = np.full(width, num_slots, np.int32)
-    rows = _neutral_rows(width, max_len, vocab_size)
+    rows = _neutral_rows(width, max_len, vocab_size, draft_len)
     for i, update in enumerate(updates):
         slots[i] = update.slot
         _fill(rows, i, update, vocab_size)
@@ -102,12 +107,16 @@ def write_slots(
 
 
 def write_masks(
-    settings: SamplingState, slots: Int[Array, " A"], masks: UInt32[Array, "A W"]
+    settings: SamplingState,
+    slots: Int[Array, " A"],
+    masks: UInt32[Array, "A M W"],
+    lengths: Int[Array, " A"],
 ) -> SamplingState:
-    """The settings with other `allowed_token_ids` in some slots; to be jitted."""
+    """The settings with what may be sampled from these lengths on in some slots; to be jitted."""
     return replace(
         settings,
         allowed=settings.allowed.at[slots].set(masks),
+        allowed_from=settings.allowed_from.at[slots].set(lengths),
         restricted=settings.restricted.at[slots].set(True),
     )
 
@@ -131,7 +140,7 @@ def active_slots(
     return jnp.where(active, slots, state.temperature.shape[0] - 1)
 
 
-def _neutral_rows(count: int, max_len: int, vocab_size: int) -> SamplingState:
+def _neutral_rows(count: int, max_len: int, vocab_size: int, draft_len: int) -> SamplingState:
     words = -(-vocab_size // 32)
     arrays: dict[str, Any] = {
         "history": np.zeros((count, max_len + 1), np.int32),
@@ -146,7 +155,8 @@ def _neutral_rows(count: int, max_len: int, vocab_size: int) -> SamplingState:
         "frequency_penalty": np.zeros(count, np.float32),
         "bias_ids": np.zeros((count, MAX_LOGIT_BIAS), np.int32),
         "bias_values": np.zeros((count, MAX_LOGIT_BIAS), np.float32),
-        "allowed": np.zeros((count, words), np.uint32),
+        "allowed": np.zeros((count, 1 + draft_len, words), np.uint32),
+        "allowed_from": np.zeros(count, np.int32),
         "restricted": np.zeros(count, np.bool_),
         "num_logprobs": np.full(count, -1, np.int32),
         "num_prompt_logprobs": np.full(count, -1, np.int32),

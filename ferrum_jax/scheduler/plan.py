@@ -24,13 +24,14 @@ class StepPlan:
     by_rank: list[Sequence] | None = None
     """The running sequences, the last to give way first; made when pages first run out."""
 
-    def put(self, sequence: Sequence, start: int, end: int) -> None:
-        """Let a sequence run tokens `[start, end)`, and count them as done."""
+    def put(self, sequence: Sequence, start: int, end: int, draft: tuple[int, ...] = ()) -> None:
+        """Let a sequence run tokens `[start, end)` and its draft, and count them as done."""
         tokens = len(sequence.token_ids) + sequence.num_pending
         samples = end == tokens and not sequence.request.score_only
-        self.chunks[sequence] = ScheduledChunk(sequence, start, end - start, samples)
+        end += len(draft)
+        self.chunks[sequence] = ScheduledChunk(sequence, start, end - start, samples, draft)
         self.budget -= end - start
-        sequence.num_scheduled = end
+        sequence.num_scheduled, sequence.num_drafted = end, len(draft)
         sequence.num_pending += samples
 
     def withdraw(self, sequence: Sequence) -> bool:
@@ -38,7 +39,7 @@ class StepPlan:
         chunk = self.chunks.pop(sequence, None)
         if chunk is not None:
             self.budget += chunk.length
-            sequence.num_scheduled = chunk.start
+            sequence.num_scheduled, sequence.num_drafted = chunk.start, 0
             sequence.num_pending -= chunk.samples
         return self.copies.pop(sequence, None) is not None
 

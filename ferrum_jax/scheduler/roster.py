@@ -164,6 +164,14 @@ class Roster:
         sequence.num_scheduled = min(sequence.num_scheduled, kept)
         self._blocks.truncate(sequence.blocks, sequence.num_scheduled)
 
+    def note_verified(self, sequence: Sequence, num_tokens: int) -> None:
+        """A draft was verified: of the sequence, so many tokens stand in the cache for good.
+
+        What lies behind them is overwritten. A sequence that has given way has no draft any more.
+        """
+        if sequence.num_drafted:
+            sequence.num_scheduled, sequence.num_drafted = num_tokens, 0
+
     def update_priority(self, sequence: Sequence, priority: Priority) -> None:
         """Change how urgent a sequence is, wherever it stands."""
         sequence.priority = priority
@@ -192,6 +200,9 @@ class Roster:
             raise SchedulerError(f"only a running sequence is preempted; this is {sequence.state}")
         # A page that this step was going to copy is not worth moving: it holds nothing yet.
         copied = plan.withdraw(sequence)
+        # Whether a draft that is being verified is right is not known yet: it does not count.
+        sequence.num_scheduled -= sequence.num_drafted
+        sequence.num_drafted, sequence.draft = 0, ()
         pages = None
         if self._engine.preemption == "swap" and sequence.num_scheduled and not copied:
             pages = self._blocks.swap_out(sequence.blocks, sequence.num_scheduled)

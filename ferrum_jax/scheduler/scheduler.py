@@ -42,8 +42,9 @@ class ContinuousScheduler(Roster):
 
     def _go_on(self, plan: StepPlan) -> None:
         """A chunk for every running sequence that has work, while pages and budget last."""
-        page_size = self._blocks.page_size
+        page_size, waiting = self._blocks.page_size, len(self._running)
         for sequence in tuple(self._running):
+            waiting -= 1
             tokens = len(sequence.token_ids) + sequence.num_pending
             if tokens >= sequence.max_len and not sequence.request.score_only:
                 continue  # Its last token is known, or on its way.
@@ -53,12 +54,26 @@ class ContinuousScheduler(Roster):
             end = min(tokens, start + plan.budget)
             if end <= start:
                 continue
-            table = sequence.blocks
-            if (end > len(table.pages) * page_size or table.tail_shared) and not self._make_room(
-                plan, sequence, start, end
+            draft = self._drafted(plan, sequence, start, end, waiting) if sequence.draft else ()
+            table, last = sequence.blocks, end + len(draft)
+            if (last > len(table.pages) * page_size or table.tail_shared) and not self._make_room(
+                plan, sequence, start, last
             ):
                 continue
-            plan.put(sequence, start, end)
+            plan.put(sequence, start, end, draft)
+
+    def _drafted(
+        self, plan: StepPlan, sequence: Sequence, start: int, end: int, waiting: int
+    ) -> tuple[int, ...]:
+        """As much of a sequence's draft as takes nothing from others: no page, no token of those
+        that are still to get theirs."""
+        draft, sequence.draft = sequence.draft, ()
+        if end < sequence.num_tokens:
+            return ()
+        room = min(plan.budget - (end - start) - waiting, sequence.max_len - end - 1)
+        draft = draft[: max(0, room)]
+        fits = self._blocks.can_write(sequence.blocks, start, end + len(draft))
+        return draft if fits else ()
 
     def _make_room(self, plan: StepPlan, sequence: Sequence, start: int, end: int) -> bool:
         """Get the pages of `[start, end)`, from others if need be; whether it still runs."""

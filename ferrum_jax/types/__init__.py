@@ -60,6 +60,7 @@ from ferrum_jax.types.request import FinishReason, Priority, Request, RequestSta
 from ferrum_jax.types.sampling import SamplingParams
 from ferrum_jax.types.schedule import Schedule, ScheduledChunk
 from ferrum_jax.types.snapshot import Snapshot
+from ferrum_jax.types.speculation import Speculation
 from ferrum_jax.types.step import SamplingState, StepBatch, StepOutput, StepShape, TokenLogprobs
 from ferrum_jax.types.taps import EVERYWHERE, SITES, Edit, Place, TapPlan, Taps
 
@@ -129,6 +130,7 @@ __all__ = [
     "Sequence",
     "ShortConvConfig",
     "Snapshot",
+    "Speculation",
     "StepBatch",
     "StepOutput",
     "StepShape",

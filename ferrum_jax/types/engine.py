@@ -9,6 +9,7 @@ from typing import Any
 
 from ferrum_jax.types.dtypes import DataType
 from ferrum_jax.types.errors import ConfigError, UnsupportedError
+from ferrum_jax.types.speculation import Speculation
 
 POLICIES = ("fcfs", "priority", "fair_share", "sjf", "round_robin")
 ATTENTIONS = ("auto", "xla", "triton", "mosaic")
@@ -81,15 +82,28 @@ class EngineConfig:
     batch_invariant: bool = False
     """Logprobs and tokens with the same bits whatever shares the batch: every step runs in tiles of
     one fixed shape (`runtime/tiles.py`)."""
-    speculative: str | None = None
+    speculative: Speculation | str | None = None
+    """Drafts that one step verifies: a `Speculation`, or its `draft` alone (`ngram`, or the
+    directory of a smaller model)."""
     mesh: tuple[int, ...] | None = None
     compile_cache_dir: str | None = None
     """Folder of jax's persistent compilation cache; None: jax's own setting."""
     run_ahead: bool = True
     """Dispatch a step before the tokens of the one before have reached the host."""
 
+    @property
+    def speculation(self) -> Speculation | None:
+        """`speculative` as what it stands for."""
+        return _speculation(self.speculative)
+
+    @property
+    def draft_len(self) -> int:
+        """Tokens of the longest draft; 0 without speculation."""
+        return 0 if self.speculation is None else self.speculation.num_tokens
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "client_weights", _weights(self.client_weights))
+        object.__setattr__(self, "speculative", _speculation(self.speculative))
         self._check_ranges()
         self._check_numbers()
         self._check_choices()
@@ -158,7 +172,6 @@ class EngineConfig:
         for name, supported in (
             ("quantization", (None,)),
             ("attention", ("auto", "xla", "triton")),
-            ("speculative", (None,)),
             ("mesh", (None,)),
         ):
             if getattr(self, name) not in supported:
@@ -166,6 +179,17 @@ class EngineConfig:
                     f"EngineConfig.{name} = {getattr(self, name)!r} is not supported in this "
                     f"version; use {' or '.join(repr(v) for v in supported)}"
                 )
+
+
+def _speculation(given: Any) -> Speculation | None:
+    if given is None or isinstance(given, Speculation):
+        return given
+    if isinstance(given, str):
+        return Speculation(given)
+    raise ConfigError(
+        f"EngineConfig.speculative is {given!r}; it must be a Speculation, 'ngram', the directory "
+        "of a model that drafts, or None"
+    )
 
 
 def _weights(given: Any) -> tuple[tuple[str, float], ...]:

@@ -44,6 +44,10 @@ class EngineMetrics:
     one token more than it returns."""
     cached_tokens: int
     """Tokens that requests which have ended took over from cached or shared pages."""
+    drafted_tokens: int
+    """Tokens of drafts that were verified; 0 without speculation."""
+    accepted_tokens: int
+    """Those of them that were sampled too; `generated_tokens` counts them."""
     prompt_throughput: float
     """`prompt_tokens_computed` per second of `busy_seconds`; 0 before the first step has ended."""
     generation_throughput: float
@@ -85,6 +89,11 @@ class EngineMetrics:
             ]
         )
 
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Share of the drafted tokens that were accepted; None before the first."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
+
     def _engine_rows(self) -> list[tuple[str, str, str]]:
         since = self.since_last_step
         return [
@@ -103,6 +112,8 @@ class EngineMetrics:
             ("prompt, computed", f"{self.prompt_tokens_computed:,}", "tokens"),
             ("cached or shared", f"{self.cached_tokens:,}", "tokens"),
             ("generated", f"{self.generated_tokens:,}", "tokens"),
+            ("drafted", f"{self.drafted_tokens:,}", "tokens"),
+            ("accepted of them", _percent(self.acceptance_rate), "%"),
             ("prompt throughput", f"{self.prompt_throughput:,.1f}", "tokens/s"),
             ("generation throughput", f"{self.generation_throughput:,.1f}", "tokens/s"),
         ]

@@ -54,6 +54,10 @@ class Metrics:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     """Of all completions."""
+    drafted_tokens: int = 0
+    """Tokens of drafts that were verified, of all completions."""
+    accepted_tokens: int = 0
+    """Those of them that were sampled too."""
 
     @property
     def queue_time(self) -> float | None:

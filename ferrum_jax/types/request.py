@@ -123,6 +123,10 @@ class Sequence:
     stop_reason: int | str | None = None
     settles: bool = False
     """Whether it goes on only when all of its tokens are known: the host has a say in the next."""
+    draft: tuple[int, ...] = ()
+    """What the next step may guess to follow."""
+    num_drafted: int = 0
+    """Tokens of the draft that is being verified; `num_scheduled` counts them."""
     mirostat_mus: list[float] = field(default_factory=list)
     """Mirostat's state after each generated token; empty without mirostat."""
 

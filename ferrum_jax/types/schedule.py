@@ -16,6 +16,8 @@ class ScheduledChunk(NamedTuple):
     length: int
     samples: bool
     """Whether the chunk ends at the sequence's last token, so that the next one is sampled."""
+    draft: tuple[int, ...] = ()
+    """What the chunk's last tokens are, if they are a guess that this step verifies."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Dimension key: T tokens of the step, R rows (one per sequence in the step), B pages per sequence,
 S slots (one per running sequence, kept across steps; slot S is the padding's), L history length,
 K alternatives per token, G given ids per token, W words of 32 vocabulary bits, P tokens of bad
-words.
+words, D draft tokens per row, M = 1 + D of the engine, N = R (1 + D) sampled positions: a row's
+last known token and its draft.
 """
 
 from __future__ import annotations
@@ -27,16 +28,24 @@ class StepShape:
     """Whether every token's logits are wanted (prompt logprobs), not only each row's last."""
     processes: bool = False
     """Whether more than a temperature may lie between the logits and a token."""
+    drafts: int = 0
+    """Draft tokens that each row may have behind its known ones."""
     plan: TapPlan = field(default_factory=TapPlan)
     """What is captured and edited; a declared shape has none of it."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a row holds one token and its draft, and never a prompt's chunk."""
+        return self.tokens == self.rows * (1 + self.drafts)
 
     def __repr__(self) -> str:
         return f"StepShape({self})"
 
     def __str__(self) -> str:
         scored, processed = ", scored" * self.score, ", processed" * self.processes
+        drafted = f", drafts of {self.drafts}" if self.drafts else ""
         plan = f", {self.plan}" if self.plan else ""
-        return f"{self.tokens} tokens x {self.rows} rows{scored}{processed}{plan}"
+        return f"{self.tokens} tokens x {self.rows} rows{scored}{processed}{drafted}{plan}"
 
 
 @struct.dataclass
@@ -57,6 +66,15 @@ class StepBatch:
     """bool [R]: whether the row's last token is followed by a sampled one"""
     block_tables: jax.Array
     """int32 [R, B]: pages, 0 where there is none"""
+    drafts: jax.Array | None = None
+    """int32 [R, D]: drafted ids that the row's last tokens are; None where D is 0"""
+    num_drafts: jax.Array | None = None
+    """int32 [R]: how many of them there are"""
+
+    @property
+    def draft_len(self) -> int:
+        """D"""
+        return 0 if self.drafts is None else self.drafts.shape[1]
 
 
 @struct.dataclass
@@ -84,7 +102,9 @@ class SamplingState:
     bias_values: jax.Array
     """float32 [S + 1, 128]"""
     allowed: jax.Array
-    """uint32 [S + 1, W]: one bit per token id that may be sampled"""
+    """uint32 [S + 1, M, W]: one bit per token id that may be sampled, at so many lengths"""
+    allowed_from: jax.Array
+    """int32 [S + 1]: the first of these lengths, in tokens that precede the sampled one"""
     restricted: jax.Array
     """bool [S + 1]: whether `allowed` is to be read"""
     num_logprobs: jax.Array
@@ -144,17 +164,20 @@ class StepOutput:
     """What a step leaves for the host, and the sampling state for the next step."""
 
     tokens: jax.Array
-    """int32 [R]: the sampled ids; meaningful where `StepBatch.samples`"""
+    """int32 [N]: the sampled ids, row after row; meaningful where `StepBatch.samples`, behind a
+    draft's token where all of it so far was sampled too"""
     logprobs: TokenLogprobs
-    """of the sampled tokens, [R]"""
+    """of the sampled tokens, [N]"""
     failed: jax.Array
-    """bool [R]: the row's logits were not finite"""
+    """bool [N]: the position's logits were not finite"""
     stuck: jax.Array
-    """bool [R]: processing the row's logits left no distribution to sample from"""
+    """bool [N]: processing the position's logits left no distribution to sample from"""
     prompt: TokenLogprobs | None
     """of each token's successor in the history, [T]; None unless the shape scores"""
     sampling: SamplingState
     mirostat_mu: jax.Array
-    """float32 [R]: `SamplingState.mirostat_mu` after the sampled token"""
+    """float32 [N]: `SamplingState.mirostat_mu` after the sampled token"""
     captured: Any = struct.field(default_factory=dict)
     """`{site: {layer: [T, ...]}}` of what the shape's plan captures"""
+    draft_len: int = struct.field(pytree_node=False, default=0)
+    """D"""

@@ -110,7 +110,7 @@ def test_the_mean_surprise_comes_to_tau(mode):
     p = probabilities(logits)
     assert -np.sum(p * np.log2(p)) > tau + 2
     state = state_of(mode, [2 * tau] * (ROWS + 1), tau=tau)
-    state = state.replace(allowed=jnp.zeros((ROWS + 1, vocab // 32 + 1), jnp.uint32))
+    state = state.replace(allowed=jnp.zeros((ROWS + 1, 1, vocab // 32 + 1), jnp.uint32))
     rows = jnp.asarray(np.tile(logits, (ROWS, 1)))
     seen = []
     for step in range(steps):

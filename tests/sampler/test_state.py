@@ -57,7 +57,7 @@ def test_a_row_holds_what_its_params_say():
     assert (row.repetition_penalty, row.presence_penalty, row.frequency_penalty) == (1.5, 1, -1)
     assert row.bias_ids[:3].tolist() == [7, 3, 0]
     assert row.bias_values[:3].tolist() == [2, -4, 0]
-    assert row.allowed.tolist() == [1 | 1 << 31, 1 | 1 << 7]
+    assert row.allowed.tolist() == [[1 | 1 << 31, 1 | 1 << 7]]
     assert row.restricted
     assert (row.num_logprobs, row.num_prompt_logprobs) == (4, 0)
 

@@ -71,8 +71,8 @@ class Device:
         self.num_computed = 0
         self.num_copied = 0
 
-    def execute(self, schedule: Schedule) -> list[int | None]:
-        """Run a step; the token that each chunk samples."""
+    def execute(self, schedule: Schedule) -> list[list[int]]:
+        """Run a step; the tokens that each chunk samples, behind its draft as far as that is right."""
         for sequence, pages in schedule.swapped_out:
             self.host[sequence] = [list(self.pages[page]) for page in pages]
         for sequence, old, new in schedule.copies:
@@ -84,9 +84,10 @@ class Device:
                 self.pages[page] = content
         for sequence in schedule.admitted:
             self.refresh(sequence)
-        tokens = [self._run(chunk.sequence, *chunk[1:]) for chunk in schedule.chunks]
-        for chunk in schedule.chunks:
-            self.check(chunk.sequence, chunk.sequence.blocks, chunk.start + chunk.length)
+        tokens = [self._run(*chunk) for chunk in schedule.chunks]
+        for chunk, sampled in zip(schedule.chunks, tokens, strict=True):
+            end = chunk.start + chunk.length - len(chunk.draft) + max(0, len(sampled) - 1)
+            self.check(chunk.sequence, chunk.sequence.blocks, end)
         return tokens
 
     def refresh(self, sequence: Sequence) -> None:
@@ -106,22 +107,32 @@ class Device:
         found = [content for page in table.pages for content in self.pages[page]]
         return found[:end]
 
-    def _run(self, sequence: Sequence, start: int, length: int, samples: bool) -> int | None:
+    def _run(
+        self, sequence: Sequence, start: int, length: int, samples: bool, draft: tuple[int, ...]
+    ) -> list[int]:
         row, pages, size = self._rows[sequence.slot], sequence.blocks.pages, self._page_size
         row += pages[len(row) :]
         assert row == pages, "the device's page table is out of date"
-        known, end = self._contents[sequence], start + length
+        known, end = self._contents[sequence], start + length - len(draft)
         assert len(known) >= end, "a token is run before it is known"
-        for position in range(start, end):
-            self.pages[row[position // size]][position % size] = known[position]
+        written = known[:end]
+        for token in draft:
+            written.append(extend(written[-1], token))
+        for position in range(start, start + length):
+            self.pages[row[position // size]][position % size] = written[position]
         self.num_computed += length
         self.check(sequence, sequence.blocks, end)
         if not samples:
-            return None
+            assert not draft
+            return []
         assert len(known) == end, "the last token's logits are wanted"
-        token = sample(sequence, known[-1])
-        known.append(extend(known[-1], token))
-        return token
+        sampled = []
+        for guess in (*draft, None):
+            sampled.append(sample(sequence, known[-1]))
+            known.append(extend(known[-1], sampled[-1]))
+            if sampled[-1] != guess:
+                break
+        return sampled
 
 
 def contents(tokens: list[int] | tuple[int, ...], salt: str) -> list[int]:
@@ -144,6 +155,8 @@ class Bench:
     """None: the one that the engine's settings name."""
     num_host_pages: int = 0
     hasher: PageHash = hash_page
+    drafts: tuple[int, int] = (0, 0)
+    """Tokens of a draft, and how many of them are right."""
     blocks: BlockTableManager = field(init=False)
     scheduler: ContinuousScheduler = field(init=False)
     device: Device = field(init=False)
@@ -151,7 +164,7 @@ class Bench:
     snapshots: list[Snapshot] = field(default_factory=list)
     started: dict[Sequence, list[int]] = field(default_factory=dict)
     """The tokens that each sequence was given: its own stream writes those behind them."""
-    in_flight: tuple[Schedule, list[int | None]] | None = None
+    in_flight: tuple[Schedule, list[list[int]]] | None = None
 
     def __post_init__(self) -> None:
         engine = self.engine
@@ -194,6 +207,7 @@ class Bench:
             max_len=len(ids) if score_only else limit,
             seed=request_id if seed is None else seed,
             token_ids=list(ids if tokens is None else tokens),
+            settles=self.drafts[0] > 0,
         )
         self.sequences.append(sequence)
         self.started[sequence] = list(sequence.token_ids)
@@ -280,6 +294,8 @@ class Bench:
 
     def step(self) -> Schedule:
         """Dispatch one step, then read the one before (or this one, when not running ahead)."""
+        if self.drafts[0]:
+            self.draft()
         schedule = self.scheduler.schedule()
         tokens = self.device.execute(schedule)
         self.settle()
@@ -288,12 +304,23 @@ class Bench:
             self.settle()
         return schedule
 
+    def draft(self) -> None:
+        """Guess what those that decode go on with."""
+        length, right = self.drafts
+        for sequence in self.scheduler.running:
+            known = len(sequence.token_ids)
+            if sequence.num_pending or sequence.num_scheduled != known - 1:
+                continue
+            truth = continued(sequence, sequence.token_ids, known + length)[known:]
+            sequence.draft = (*truth[:right], *(token + 1 for token in truth[right:]))
+
     def settle(self) -> None:
         """Read what is in flight."""
         landed, self.in_flight = self.in_flight, None
         if landed is not None:
-            for chunk, token in zip(landed[0].chunks, landed[1], strict=True):
-                self._land(chunk.sequence, chunk.start + chunk.length, token)
+            for chunk, tokens in zip(landed[0].chunks, landed[1], strict=True):
+                end = chunk.start + chunk.length - len(chunk.draft)
+                self._land(chunk.sequence, end, tokens)
 
     def steps_until_finished(self, sequence: Sequence, limit: int = 200) -> Iterator[Schedule]:
         """Each step up to the one in which the sequence ends; fails after `limit` of them."""
@@ -330,13 +357,14 @@ class Bench:
         assert self.blocks.num_free == self.blocks.num_total
         assert self.blocks.num_host_free == self.num_host_pages
 
-    def _land(self, sequence: Sequence, end: int, token: int | None) -> None:
-        sequence.num_pending -= token is not None
+    def _land(self, sequence: Sequence, end: int, tokens: list[int]) -> None:
+        sequence.num_pending -= bool(tokens)
         if sequence.finished:
             return
-        if token is not None:
+        if tokens:
             assert len(sequence.token_ids) == end, "a token arrives out of turn"
-            sequence.token_ids.append(token)
+            self.scheduler.note_verified(sequence, end + len(tokens) - 1)
+            sequence.token_ids += tokens
         done = sequence.request.score_only and end == sequence.prompt_len
         if done or len(sequence.token_ids) == sequence.max_len:
             self.finish(sequence)

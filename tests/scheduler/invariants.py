@@ -86,7 +86,8 @@ def check_sequences(bench: Bench) -> None:
         assert sequence.num_tokens <= sequence.max_len <= bench.max_model_len
         if sequence.blocks.pages:
             assert len(sequence.blocks) >= bench.blocks.pages_for(sequence.num_scheduled)
-            device.check(sequence, sequence.blocks, sequence.num_scheduled)
+            assert sequence.num_drafted <= bench.drafts[0] * sequence.num_pending
+            device.check(sequence, sequence.blocks, sequence.num_scheduled - sequence.num_drafted)
         elif not sequence.swapped:
             assert sequence.num_scheduled == 0
     for snapshot in bench.snapshots:
@@ -110,6 +111,7 @@ def check_schedule(bench: Bench, schedule: Schedule) -> None:
     assert {s for s, _, _ in schedule.copies} <= set(scheduled)
     for chunk in schedule.chunks:
         sequence = chunk.sequence
+        assert chunk.start + chunk.length < sequence.max_len or not chunk.draft
         if sequence in schedule.admitted and not engine.chunked_prefill:
             work = len(sequence.token_ids) - chunk.start
             whole = chunk.samples or chunk.length == work

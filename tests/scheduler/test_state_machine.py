@@ -1,5 +1,6 @@
 """Any order of adds, steps, aborts, preemptions, forks, rewinds and resets keeps the accounts,
-under every policy, with shared prefixes and without, in pages that are mostly too few."""
+under every policy, with shared prefixes and drafts and without, in pages that are mostly too few.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +56,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         switches=st.tuples(*[st.booleans()] * 3),
         ageing=st.sampled_from([0.01, 5.0, 1e4]),
         quantum=st.integers(1, 6),
+        drafts=st.sampled_from([(0, 0), (0, 0), (3, 0), (3, 1), (3, 3), (1, 1)]),
         sequences=st.lists(SEQUENCE, min_size=1, max_size=4),
     )
     def make(
-        self, num_pages, num_host_pages, max_num_seqs, spare_budget, switches, sequences, **options
-    ):
+        self, num_pages, num_host_pages, max_num_seqs, spare_budget, switches, sequences, drafts,
+        **options,
+    ):  # fmt: skip
         chunked_prefill, run_ahead, prefix_caching = switches
         self.bench = Bench(
             engine(
@@ -73,6 +76,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             ),
             num_pages,
             num_host_pages=num_host_pages if options["preemption"] == "swap" else 0,
+            drafts=drafts,
         )
         for sequence in sequences:
             self.add_one(**sequence)
