@@ -19,7 +19,8 @@ from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.report import EngineReport
-from ferrum_jax.runtime.speculation.drafter import Drafter, HostDrafts, make_proposer
+from ferrum_jax.runtime.speculation.drafter import make_drafter
+from ferrum_jax.runtime.speculation.model import load_draft, with_layers_of
 from ferrum_jax.runtime.states import check_states
 from ferrum_jax.runtime.taps.capture import CaptureBuffer, CapturedPart
 from ferrum_jax.runtime.timeline import Timeline
@@ -70,11 +71,13 @@ class Engine:
         if engine.compile_cache_dir is not None:
             use_compile_cache(engine.compile_cache_dir)
         check_states(config, engine)
-        device = device_info()
+        device, dtype = device_info(), str(params.embed.dtype)
+        draft = load_draft(engine, dtype=dtype, max_len=max_model_len, tokenizer=tokenizer)
+        paged = with_layers_of(config, None if draft is None else draft[0])
         self.kv = plan_cache(
-            config,
+            paged,
             engine,
-            dtype=DataType.parse(str(params.embed.dtype)),
+            dtype=DataType.parse(dtype),
             max_model_len=max_model_len,
             free_bytes=device.free_bytes,
         )
@@ -87,31 +90,21 @@ class Engine:
             self.kv,
             prefix_caching=engine.prefix_caching,
             eviction=engine.eviction,
-            num_host_pages=host_pages(config, engine, self.kv),
+            num_host_pages=host_pages(paged, engine, self.kv),
         )
         self._intake = Intake(engine, self._blocks, config, max_model_len, tokenizer, self._eos)
         guides = self._intake.guides
         self._scheduler = ContinuousScheduler(
             engine, self._blocks, make_policy(engine), max_model_len, not config.is_recurrent
         )
-        self._executor = Executor(
-            config,
-            params,
-            engine,
-            self.kv,
-            guides,
-            max_model_len=max_model_len,
-            device=device,
-        )
+        options: dict[str, Any] = {"max_model_len": max_model_len, "device": device, "draft": draft}
+        self._executor = Executor(config, params, engine, self.kv, guides, **options)
         recorder = MetricsRecorder(
             max_num_seqs=engine.max_num_seqs,
             max_num_batched_tokens=engine.max_num_batched_tokens,
             num_pages=self._blocks.num_total,
         )
-        drafter = None
-        if engine.speculation is not None:
-            source = HostDrafts(make_proposer(engine.speculation), config.vocab_size)
-            drafter = Drafter(engine.speculation, source, guides)
+        drafter = make_drafter(engine.speculation, self._executor, self._scheduler, guides)
         parts = (self._scheduler, self._executor, self._blocks, recorder, guides, drafter)
         self._loop = StepLoop(*parts, run_ahead=engine.run_ahead)
         self.metrics = EngineReport(recorder, self._scheduler, self._blocks, self._executor)

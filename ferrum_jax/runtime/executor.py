@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -15,9 +15,11 @@ import numpy as np
 from ferrum_jax.attention import choose_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
+from ferrum_jax.runtime.batches import BatchMaker, slot_of
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
+from ferrum_jax.runtime.speculation.model import AT_ONCE, DraftModel
 from ferrum_jax.runtime.step import run_step
 from ferrum_jax.runtime.taps.slots import TappedSlots
 from ferrum_jax.runtime.tiles import run_tiled_step
@@ -49,7 +51,6 @@ from ferrum_jax.types import (
     SamplingState,
     Schedule,
     ScheduledChunk,
-    SchedulerError,
     Sequence,
     StepBatch,
     StepOutput,
@@ -78,7 +79,11 @@ class Executor:
         *,
         max_model_len: int,
         device: DeviceInfo,
+        draft: tuple[ModelConfig, Params] | None = None,
     ):
+        """Args:
+        draft: a model that drafts, with its weights.
+        """
         self._guides = guides
         self._config = config
         self._params = params
@@ -89,12 +94,16 @@ class Executor:
         self._seconds: dict[StepShape, float] = {}
         self._padding_slot = engine.max_num_seqs
         self._max_model_len = max_model_len
-        pages = -(-max_model_len // kv.page_size)
-        self._tables = np.zeros((engine.max_num_seqs + 1, pages), np.int32)
-        self._num_written = [0] * engine.max_num_seqs
+        self._batches = BatchMaker(engine.max_num_seqs, -(-max_model_len // kv.page_size))
         self._kv = kv
         self._draft_len = engine.draft_len
         self._tapped = TappedSlots(self._padding_slot + 1, apart=engine.batch_invariant)
+        self._draft_model = None
+        if draft is not None:
+            bind = choose_attention(engine.attention, device, draft[0], kv)
+            self._draft_model = DraftModel(
+                *draft, kv, bind, vocab_size=config.vocab_size, draft_len=engine.draft_len
+            )
         self.reset()
         self._step = run_tiled_step if engine.batch_invariant else run_step
         self.num_steps = 0
@@ -110,6 +119,13 @@ class Executor:
             draft_len=self._draft_len,
         )
         self._sampling = split_state(state)
+        self._drafted: frozenset[Sequence] = frozenset()
+        if self._draft_model is not None:
+            self._draft_model.reset()
+
+    @property
+    def vocab_size(self) -> int:
+        return self._config.vocab_size
 
     @property
     def cache(self) -> KVCache:
@@ -118,7 +134,11 @@ class Executor:
 
     @property
     def compilations(self) -> dict[StepShape, float]:
-        return dict(self._seconds)
+        seconds = dict(self._seconds)
+        if self._draft_model is not None:
+            for (_, shape), more in self._draft_model.seconds.items():
+                seconds[shape] = seconds.get(shape, 0.0) + more
+        return seconds
 
     def execute(self, schedule: Schedule) -> tuple[tuple[Schedule, StepOutput], ...]:
         self._move_pages(schedule)
@@ -128,7 +148,28 @@ class Executor:
         self.num_steps += 1
         self._restrict([c.sequence for c in schedule.chunks if c.samples and _is_guided(c)])
         parts = self._tapped.split(schedule)
-        return tuple((part, self._run(part, plan)) for part, plan in parts)
+        outputs = tuple((part, self._run(part, plan)) for part, plan in parts)
+        self._drafted = frozenset()
+        return outputs
+
+    def draft(self, wanted: Mapping[Sequence, int]) -> list[list[int]]:
+        """Let the draft model draft up to so many tokens for each sequence.
+
+        All their tokens are known and all but the last have run; there are pages for the drafts.
+        """
+        assert self._draft_model is not None
+        chunks = [ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted]
+        processes = any(_processes(chunk) for chunk in chunks)
+        rows = min(shape.rows for shape in self.shapes if shape.rows >= len(chunks))
+        shape = StepShape(AT_ONCE * rows, rows, drafts=AT_ONCE - 1, processes=processes)
+        batch, (moving, settings) = (
+            self._batches.make(Schedule(tuple(chunks)), shape),
+            self._sampling,
+        )
+        count = max(wanted.values())
+        moving, drafts = self._draft_model.draft(batch, moving, settings, shape, count)
+        self._sampling, self._drafted = (moving, settings), frozenset(wanted)
+        return np.asarray(drafts)[: len(chunks)].tolist()
 
     def _run(self, schedule: Schedule, plan: TapPlan) -> StepOutput:
         score = any(_scores(chunk) for chunk in schedule.chunks)
@@ -136,7 +177,7 @@ class Executor:
         shape = choose_shape(self.shapes, schedule, score=score, processes=processes)
         if plan:
             shape = replace(shape, plan=plan)
-        batch = self._batch(schedule, shape)
+        batch = self._batches.make(schedule, shape)
         if shape not in self._compiled:
             self.warm_up((shape, *self._following(schedule, shape)))
         step, taps, lanes = self._compiled[shape], *self._tables_of(plan)
@@ -144,6 +185,10 @@ class Executor:
         arguments = (self._params, self._cache, batch, moving, settings, taps, lanes)
         self._cache, output = step(*arguments)
         self._sampling = output.sampling, settings
+        if self._draft_model is not None and not all(
+            chunk.sequence in self._drafted for chunk in schedule.chunks
+        ):
+            self._draft_model.follow(batch, output.sampling.history, shape)
         return output
 
     def expect(self, taps: Taps) -> None:
@@ -169,7 +214,22 @@ class Executor:
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(self._compile, wanted))
         if shapes is None:
-            self._cache = warm_up_transfers(self._cache)
+            self._put_layers(warm_up_transfers(self._all_layers()))
+            self._warm_up_drafts()
+
+    def _warm_up_drafts(self) -> None:
+        if (model := self._draft_model) is None:
+            return
+        (moving, settings), none = self._sampling, Schedule(chunks=())
+        for shape in self.shapes:
+            model.follow(self._batches.make(none, shape), moving.history, shape)
+            rows = StepShape(
+                AT_ONCE * shape.rows,
+                shape.rows,
+                drafts=AT_ONCE - 1,
+                processes=shape.processes,
+            )
+            model.draft(self._batches.make(none, rows), moving, settings, rows, count=1)
 
     def memory_analysis(self, shape: StepShape) -> Any:
         """The compiler's account of a shape's memory (arguments, outputs, aliases, temporaries)."""
@@ -190,7 +250,7 @@ class Executor:
 
     def _compile(self, shape: StepShape) -> Callable[..., Any]:
         start = time.monotonic()
-        batch = self._batch(Schedule(chunks=()), shape)
+        batch = self._batches.make(Schedule(chunks=()), shape)
         tables = self._tables_of(shape.plan)
         arguments = (self._params, self._cache, batch, *self._sampling, *tables)
         structs = jax.tree_util.tree_map(
@@ -214,15 +274,33 @@ class Executor:
         """What goes out is read first, then shared pages are copied, then what comes in written."""
         for pages in self._swapped.values():
             pages.settle()
+        if not (schedule.swapped_out or schedule.copies or schedule.swapped_in):
+            return
+        cache = self._all_layers()
         for sequence, pages in schedule.swapped_out:
-            self._swapped[sequence] = read_pages(self._cache, pages)
+            self._swapped[sequence] = read_pages(cache, pages)
         if schedule.copies:
             pairs = [(old, new) for _, old, new in schedule.copies]
-            self._cache = copy_pages(self._cache, pairs)
+            cache = copy_pages(cache, pairs)
             for sequence, _, _ in schedule.copies:
-                self._num_written[_slot(sequence)] = 0
+                self._batches.renew(sequence)
         for sequence, pages in schedule.swapped_in:
-            self._cache = write_pages(self._cache, pages, self._swapped.pop(sequence))
+            cache = write_pages(cache, pages, self._swapped.pop(sequence))
+        self._put_layers(cache)
+
+    def _all_layers(self) -> KVCache:
+        """The cache with the layers of the draft model's behind its own."""
+        if self._draft_model is None:
+            return self._cache
+        layers = (*self._cache.layers, *self._draft_model.cache.layers)
+        return replace(self._cache, layers=layers)
+
+    def _put_layers(self, cache: KVCache) -> None:
+        """Each cache its own layers."""
+        count = len(self._cache.layers)
+        self._cache = replace(cache, layers=cache.layers[:count])
+        if (model := self._draft_model) is not None:
+            model.cache = replace(model.cache, layers=cache.layers[count:])
 
     def _admit(self, sequences: tuple[Sequence, ...]) -> None:
         """Write the state of sequences that were given a slot."""
@@ -231,9 +309,8 @@ class Executor:
             for sequence in group:
                 request = sequence.request
                 processors = request.params.logits_processors
-                self._tapped.put(_slot(sequence), request.taps, processors)
-                self._tables[_slot(sequence)] = 0
-                self._num_written[_slot(sequence)] = 0
+                self._tapped.put(slot_of(sequence), request.taps, processors)
+                self._batches.admit(sequence)
             slots, rows = slot_rows(
                 [_slot_update(sequence) for sequence in group],
                 num_slots=self._padding_slot,
@@ -250,7 +327,7 @@ class Executor:
         if not guided:
             return
         masks = self._guides.masks(guided, 1 + self._draft_len)
-        slots = np.asarray([_slot(sequence) for sequence in guided], np.int32)
+        slots = np.asarray([slot_of(sequence) for sequence in guided], np.int32)
         lengths = np.asarray([len(sequence.token_ids) for sequence in guided], np.int32)
         moving, settings = self._sampling
         for first in range(0, len(slots), ADMITTED_AT_ONCE):
@@ -258,45 +335,6 @@ class Executor:
             index = np.minimum(np.arange(first, first + ADMITTED_AT_ONCE), len(slots) - 1)
             settings = _write_masks(settings, slots[index], masks[index], lengths[index])
         self._sampling = moving, settings
-
-    def _write_table(self, sequence: Sequence) -> None:
-        """Bring a slot's row of the block tables up to date, from the first page that is new."""
-        slot, pages = _slot(sequence), sequence.blocks.pages
-        written = self._num_written[slot]
-        if len(pages) > written:
-            self._tables[slot, written : len(pages)] = pages[written:]
-            self._num_written[slot] = len(pages)
-
-    def _batch(self, schedule: Schedule, shape: StepShape) -> StepBatch:
-        """The host's part of a step, padded to its shape."""
-        slots = np.full(shape.rows, self._padding_slot, np.int32)
-        lengths = np.zeros(shape.rows, np.int32)
-        contexts = np.zeros(shape.rows, np.int32)
-        samples = np.zeros(shape.rows, bool)
-        drafts = np.zeros((shape.rows, shape.drafts), np.int32)
-        num_drafts = np.zeros(shape.rows, np.int32)
-        for row, chunk in enumerate(schedule.chunks):
-            sequence = chunk.sequence
-            self._write_table(sequence)
-            slots[row] = _slot(sequence)
-            lengths[row] = chunk.length
-            contexts[row] = chunk.start + chunk.length
-            samples[row] = chunk.samples
-            num_drafts[row] = len(chunk.draft)
-            drafts[row, : len(chunk.draft)] = chunk.draft
-        starts = np.zeros(shape.rows + 1, np.int32)
-        np.cumsum(lengths, out=starts[1:])
-        # numpy arrays: the compiled step moves them to the device itself.
-        arrays: dict[str, Any] = {
-            "slots": slots,
-            "query_starts": starts,
-            "context_lens": contexts,
-            "samples": samples,
-            "block_tables": self._tables[slots],
-        }
-        if shape.drafts:
-            arrays |= {"drafts": drafts, "num_drafts": num_drafts}
-        return StepBatch(**arrays)
 
 
 def _run_split(
@@ -313,18 +351,9 @@ def _run_split(
     return cache, replace(output, sampling=split_state(output.sampling)[0])
 
 
-def _slot(sequence: Sequence) -> int:
-    if sequence.slot is None:
-        raise SchedulerError(
-            f"a sequence that is {sequence.state} was scheduled and has no slot; only running "
-            "sequences are scheduled"
-        )
-    return sequence.slot
-
-
 def _slot_update(sequence: Sequence) -> SlotUpdate:
     return SlotUpdate(
-        slot=_slot(sequence),
+        slot=slot_of(sequence),
         tokens=sequence.token_ids,
         prompt_len=sequence.prompt_len,
         params=sequence.request.params,

@@ -164,6 +164,15 @@ class Roster:
         sequence.num_scheduled = min(sequence.num_scheduled, kept)
         self._blocks.truncate(sequence.blocks, sequence.num_scheduled)
 
+    def make_room_for_draft(self, sequence: Sequence, num_tokens: int) -> None:
+        """Give a sequence pages for so many tokens in all, where some are free.
+
+        Pages that others have too are left as they are: its step copies them.
+        """
+        table, start = sequence.blocks, sequence.num_scheduled
+        if not table.tail_shared and self._blocks.can_write(table, start, num_tokens):
+            self._blocks.prepare(table, start, num_tokens)
+
     def note_verified(self, sequence: Sequence, num_tokens: int) -> None:
         """A draft was verified: of the sequence, so many tokens stand in the cache for good.
 

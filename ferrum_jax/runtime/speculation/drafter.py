@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ferrum_jax.interfaces import Proposer
+from ferrum_jax.runtime.executor import Executor
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.speculation.chance import AcceptanceChance
 from ferrum_jax.runtime.speculation.ngram import NgramProposer
+from ferrum_jax.scheduler import ContinuousScheduler
 from ferrum_jax.types import RequestError, Speculation
 from ferrum_jax.types import Sequence as RunningSequence
 
@@ -89,11 +91,38 @@ class HostDrafts:
         return draft
 
 
-def make_proposer(speculation: Speculation) -> Callable[[], Proposer]:
-    """What makes a sequence's proposer, where no model drafts."""
-    if callable(speculation.draft):
-        return speculation.draft
-    return lambda: NgramProposer(*speculation.ngram)
+class ModelDrafts:
+    """A `DraftSource` that runs a draft model for all sequences together."""
+
+    def __init__(self, executor: Executor, scheduler: ContinuousScheduler):
+        self._executor, self._scheduler = executor, scheduler
+
+    def draft(self, wanted: dict[RunningSequence, int]) -> Drafts:
+        for sequence, count in wanted.items():
+            self._scheduler.make_room_for_draft(sequence, len(sequence.token_ids) + count)
+        return self._executor.draft(wanted)
+
+    def forget(self, sequence: RunningSequence) -> None:
+        pass
+
+
+def make_drafter(
+    speculation: Speculation | None,
+    executor: Executor,
+    scheduler: ContinuousScheduler,
+    guides: Guides,
+) -> Drafter | None:
+    """The drafter that an engine's settings name; None without speculation."""
+    if speculation is None:
+        return None
+    if speculation.uses_model:
+        return Drafter(speculation, ModelDrafts(executor, scheduler), guides)
+
+    def lookup() -> Proposer:
+        return NgramProposer(*speculation.ngram)
+
+    make = speculation.draft if callable(speculation.draft) else lookup
+    return Drafter(speculation, HostDrafts(make, executor.vocab_size), guides)
 
 
 def _can_draft(sequence: RunningSequence) -> bool:

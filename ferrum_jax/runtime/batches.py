@@ -1,0 +1,87 @@
+"""From a schedule to the arrays of a step: the host's part of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ferrum_jax.types import Schedule, SchedulerError, Sequence, StepBatch, StepShape
+
+
+class BatchMaker:
+    """Keeps the block tables of the running sequences, and cuts each step's batch from them."""
+
+    def __init__(self, num_slots: int, num_pages: int):
+        """Args:
+        num_slots: sequences that run together.
+        num_pages: of the longest sequence.
+        """
+        self._padding_slot = num_slots
+        self._tables = np.zeros((num_slots + 1, num_pages), np.int32)
+        self._num_written = [0] * num_slots
+
+    def admit(self, sequence: Sequence) -> None:
+        """A sequence was given a slot."""
+        self._tables[slot_of(sequence)] = 0
+        self.renew(sequence)
+
+    def renew(self, sequence: Sequence) -> None:
+        """Pages of a sequence are others than before."""
+        self._num_written[slot_of(sequence)] = 0
+
+    def make(self, schedule: Schedule, shape: StepShape) -> StepBatch:
+        """The batch of a schedule, padded to its shape.
+
+        Its arrays are numpy's: the compiled step moves them to the device itself.
+        """
+        slots = np.full(shape.rows, self._padding_slot, np.int32)
+        lengths = np.zeros(shape.rows, np.int32)
+        contexts = np.zeros(shape.rows, np.int32)
+        samples = np.zeros(shape.rows, bool)
+        drafts = np.zeros((shape.rows, shape.drafts), np.int32)
+        num_drafts = np.zeros(shape.rows, np.int32)
+        for row, chunk in enumerate(schedule.chunks):
+            sequence = chunk.sequence
+            self._write_table(sequence)
+            slots[row] = slot_of(sequence)
+            lengths[row] = chunk.length
+            contexts[row] = chunk.start + chunk.length
+            samples[row] = chunk.samples
+            if chunk.draft:
+                num_drafts[row] = len(chunk.draft)
+                drafts[row, : len(chunk.draft)] = chunk.draft
+        starts = np.zeros(shape.rows + 1, np.int32)
+        np.cumsum(lengths, out=starts[1:])
+        arrays: dict[str, Any] = {
+            "slots": slots,
+            "query_starts": starts,
+            "context_lens": contexts,
+            "samples": samples,
+            "block_tables": self._tables[slots],
+        }
+        if shape.drafts:
+            arrays |= {"drafts": drafts, "num_drafts": num_drafts}
+        return StepBatch(**arrays)
+
+    def _write_table(self, sequence: Sequence) -> None:
+        """Bring a slot's row of the block tables up to date, from the first page that is new."""
+        slot, pages = slot_of(sequence), sequence.blocks.pages
+        written = self._num_written[slot]
+        if len(pages) > written:
+            self._tables[slot, written : len(pages)] = pages[written:]
+            self._num_written[slot] = len(pages)
+
+
+def slot_of(sequence: Sequence) -> int:
+    """The slot of a running sequence.
+
+    Raises:
+        SchedulerError: it does not run.
+    """
+    if sequence.slot is None:
+        raise SchedulerError(
+            f"a sequence that is {sequence.state} was scheduled and has no slot; only running "
+            "sequences are scheduled"
+        )
+    return sequence.slot
