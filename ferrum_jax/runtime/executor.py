@@ -119,7 +119,7 @@ class Executor:
             draft_len=self._draft_len,
         )
         self._sampling = split_state(state)
-        self._drafted: frozenset[Sequence] = frozenset()
+        self._drafted: dict[Sequence, int] = {}
         if self._draft_model is not None:
             self._draft_model.reset()
 
@@ -149,7 +149,7 @@ class Executor:
         self._restrict([c.sequence for c in schedule.chunks if c.samples and _is_guided(c)])
         parts = self._tapped.split(schedule)
         outputs = tuple((part, self._run(part, plan)) for part, plan in parts)
-        self._drafted = frozenset()
+        self._drafted = {}
         return outputs
 
     def draft(self, wanted: Mapping[Sequence, int]) -> list[list[int]]:
@@ -168,7 +168,8 @@ class Executor:
         )
         count = max(wanted.values())
         moving, drafts = self._draft_model.draft(batch, moving, settings, shape, count)
-        self._sampling, self._drafted = (moving, settings), frozenset(wanted)
+        self._sampling = moving, settings
+        self._drafted = {sequence: len(sequence.token_ids) for sequence in wanted}
         return np.asarray(drafts)[: len(chunks)].tolist()
 
     def _run(self, schedule: Schedule, plan: TapPlan) -> StepOutput:
@@ -185,11 +186,13 @@ class Executor:
         arguments = (self._params, self._cache, batch, moving, settings, taps, lanes)
         self._cache, output = step(*arguments)
         self._sampling = output.sampling, settings
-        if self._draft_model is not None and not all(
-            chunk.sequence in self._drafted for chunk in schedule.chunks
-        ):
+        if self._draft_model is not None and not all(map(self._was_drafted, schedule.chunks)):
             self._draft_model.follow(batch, output.sampling.history, shape)
         return output
+
+    def _was_drafted(self, chunk: ScheduledChunk) -> bool:
+        """Whether the draft model has run the chunk's tokens already, to draft behind them."""
+        return self._drafted.get(chunk.sequence) == chunk.start + 1
 
     def expect(self, taps: Taps) -> None:
         """Adapters of requests that wait: programs are made for them at once."""

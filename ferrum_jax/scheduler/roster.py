@@ -164,14 +164,18 @@ class Roster:
         sequence.num_scheduled = min(sequence.num_scheduled, kept)
         self._blocks.truncate(sequence.blocks, sequence.num_scheduled)
 
-    def make_room_for_draft(self, sequence: Sequence, num_tokens: int) -> None:
-        """Give a sequence pages for so many tokens in all, where some are free.
+    def make_room(self, sequence: Sequence, num_tokens: int) -> int:
+        """Give a sequence pages for so many tokens, if there are free ones; how many there is
+        room for now, in pages that are its own.
 
-        Pages that others have too are left as they are: its step copies them.
+        While others may have its last page too there is none: its next step copies that page.
         """
         table, start = sequence.blocks, sequence.num_scheduled
-        if not table.tail_shared and self._blocks.can_write(table, start, num_tokens):
+        if table.tail_shared:
+            return start
+        if self._blocks.can_write(table, start, num_tokens):
             self._blocks.prepare(table, start, num_tokens)
+        return len(table.pages) * self._blocks.page_size
 
     def note_verified(self, sequence: Sequence, num_tokens: int) -> None:
         """A draft was verified: of the sequence, so many tokens stand in the cache for good.

@@ -72,7 +72,7 @@ class Device:
         self.num_copied = 0
 
     def execute(self, schedule: Schedule) -> list[list[int]]:
-        """Run a step; the tokens that each chunk samples, behind its draft as far as that is right."""
+        """Run a step; the tokens that each chunk samples, behind what is right of its draft."""
         for sequence, pages in schedule.swapped_out:
             self.host[sequence] = [list(self.pages[page]) for page in pages]
         for sequence, old, new in schedule.copies:

@@ -98,12 +98,17 @@ class ModelDrafts:
         self._executor, self._scheduler = executor, scheduler
 
     def draft(self, wanted: dict[RunningSequence, int]) -> Drafts:
-        for sequence, count in wanted.items():
-            self._scheduler.make_room_for_draft(sequence, len(sequence.token_ids) + count)
-        return self._executor.draft(wanted)
+        counts = {s: self._with_room(s, count) for s, count in wanted.items()}
+        drafts = self._executor.draft(counts)
+        return [draft[: counts[s]] for s, draft in zip(wanted, drafts, strict=True)]
 
     def forget(self, sequence: RunningSequence) -> None:
         pass
+
+    def _with_room(self, sequence: RunningSequence, count: int) -> int:
+        """As many of `count` tokens as there are pages for: the last one is not run."""
+        ahead = len(sequence.token_ids) - 1
+        return max(0, min(count, self._scheduler.make_room(sequence, ahead + count) - ahead))
 
 
 def make_drafter(

@@ -1,9 +1,12 @@
 """A smaller model that drafts.
 
 Its keys and values lie in pages of the same numbers as the model's own, a cache beside the cache:
-whatever is shared, copied, moved or taken back of a sequence is so for both. Its samples are drawn
-with the noise that the model's own will be drawn with, so that both choose the same token as often
-as their distributions allow it.
+whatever is shared, copied, moved or taken back of a sequence is so for both. Where all of a draft
+was accepted, its last token is run when the next draft begins; if the sequence is moved or shared
+just then, the place stays empty. That costs chances of acceptance, as all of a draft's mistakes.
+
+Its samples are drawn with the noise that the model's own will be drawn with, so that both choose
+the same token as often as their distributions allow it.
 
 Dimension key: T tokens, R rows (sequences), D tokens of the longest draft, V vocabulary.
 """
