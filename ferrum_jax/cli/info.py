@@ -43,6 +43,7 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
     from ferrum_jax.runtime.directory import eos_token_ids
     from ferrum_jax.runtime.llm import DEMO_MODEL, LLM
     from ferrum_jax.runtime.shapes import declared_shapes
+    from ferrum_jax.runtime.speculation.model import draft_config, with_layers_of
     from ferrum_jax.types import DataType
 
     engine, dtype = engine_config(args.engine), DataType.parse(args.dtype)
@@ -54,8 +55,9 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
         for name, shape in flatten_shapes(config).items()
     }
     max_model_len = LLM(config, unflatten(config, structs), engine=engine).max_model_len
+    paged = with_layers_of(config, draft_config(engine))
     cache = plan_cache(
-        config,
+        paged,
         engine,
         dtype=dtype,
         max_model_len=max_model_len,
@@ -84,7 +86,7 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
             "num_pages": cache.num_pages,
             "page_size": cache.page_size,
             "dtype": cache.dtype.value,
-            "bytes": cache_bytes(config, cache),
+            "bytes": cache_bytes(paged, cache),
             "tokens": (cache.num_pages - 1) * cache.page_size,
         },
         "states": {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -183,6 +185,21 @@ def test_the_cache_is_bounded_and_equal_requests_share(compiler):
         compiler.start({"json": {"const": 0}})
     assert before <= compiler.num_cached <= CACHED
     assert first.allowed().any()
+
+
+@pytest.mark.thorough
+def test_a_hundred_thousand_schemas_leave_no_more_behind_than_a_thousand(compiler):
+    def start(first: int, last: int) -> int:
+        """The process' memory in MiB, after so many schemas."""
+        for i in range(first, last):
+            properties = {f"key{i}": {"type": "integer"}}
+            compiler.start({"json": {"type": "object", "properties": properties}})
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
+
+    before = start(0, 1_000)
+    after = start(1_000, 100_000)
+    assert compiler.num_cached <= CACHED
+    assert after - before < 32
 
 
 def test_repeated_brackets_and_backtracking_take_no_time(compiler, tokenizer):

@@ -29,7 +29,7 @@ from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params, forward_capture, unembed
 from ferrum_jax.models.weights.hub import resolve_checkpoint
-from ferrum_jax.models.weights.load import load_model
+from ferrum_jax.models.weights.load import load_config, load_model
 from ferrum_jax.runtime.directory import tokenizer_of
 from ferrum_jax.runtime.lengths import length_bound, max_model_len
 from ferrum_jax.sampler import join_state, sample
@@ -225,6 +225,14 @@ def load_draft(
     if length_bound(drafting) is not None:
         drafting = replace(drafting, rope_length=max_len)
     return drafting, params
+
+
+def draft_config(engine: EngineConfig) -> ModelConfig | None:
+    """The config of the model that drafts, without its weights; None where none does."""
+    speculation = engine.speculation
+    if speculation is None or not speculation.uses_model:
+        return None
+    return load_config(resolve_checkpoint(str(speculation.draft)))
 
 
 def with_layers_of(config: ModelConfig, drafting: ModelConfig | None) -> ModelConfig:
