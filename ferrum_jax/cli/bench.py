@@ -129,8 +129,12 @@ def _load(args: argparse.Namespace, sizes: Sizes) -> LLM:
     from ferrum_jax.types import DataType
 
     largest = max(args.batch)
+    # Programs of another run would make compiling look free.
     config = engine_config(
-        args.engine, max_num_seqs=largest, max_num_batched_tokens=max(512, largest)
+        args.engine,
+        max_num_seqs=largest,
+        max_num_batched_tokens=max(512, largest),
+        compile_cache_dir=None,
     )
     if largest > config.max_num_seqs:
         raise UsageError(f"--batch {largest} is above max_num_seqs = {config.max_num_seqs}")

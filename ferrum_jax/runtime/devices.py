@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,36 +70,6 @@ def peak_memory() -> tuple[int | None, str]:
         return None, "process"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak if sys.platform == "darwin" else peak * 1024), "process"
-
-
-def cache_is_sound() -> bool:
-    """Whether this jax reads programs back from its compilation cache as it wrote them."""
-    return jax.__version_info__ >= (0, 6)
-
-
-def use_compile_cache(directory: str | Path) -> None:
-    """Keep compiled programs in a folder, for the next process that runs the same shapes.
-
-    A folder that cannot be written gives a warning; programs are then compiled anew each time. So
-    does jax before 0.6: with 0.5.0 on a CPU, programs that were read back from its cache crashed
-    or computed something else.
-    """
-    if not cache_is_sound():
-        warnings.warn(
-            f"compile_cache_dir is not used with jax {jax.__version__}, which does not read its "
-            "programs back as it wrote them; jax 0.10.2 does",
-            stacklevel=2,
-        )
-        return
-    path = Path(directory).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        warnings.warn(f"compile_cache_dir {path} cannot be used: {error}", stacklevel=2)
-        return
-    jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def _compute_capability(device: Any) -> float | None:

@@ -12,8 +12,9 @@ from typing import Any
 from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.kv import BlockTableManager, host_pages, plan_cache
 from ferrum_jax.models import Params
+from ferrum_jax.runtime.compile_cache import use_compile_cache
 from ferrum_jax.runtime.completion import CompletionBuilder
-from ferrum_jax.runtime.devices import device_info, use_compile_cache
+from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
 from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
@@ -68,8 +69,7 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         eos_token_ids: Iterable[int] = (),
     ):
-        if engine.compile_cache_dir is not None:
-            use_compile_cache(engine.compile_cache_dir)
+        use_compile_cache(engine.compile_cache_dir)
         check_states(config, engine)
         device, dtype = device_info(), str(params.embed.dtype)
         draft = load_draft(engine, dtype=dtype, max_len=max_model_len, tokenizer=tokenizer)

@@ -86,8 +86,9 @@ class EngineConfig:
     """Drafts that one step verifies: a `Speculation`, or its `draft` alone (`ngram`, or the
     directory of a smaller model)."""
     mesh: tuple[int, ...] | None = None
-    compile_cache_dir: str | None = None
-    """Folder of jax's persistent compilation cache; None: jax's own setting."""
+    compile_cache_dir: str | None = "auto"
+    """Where compiled programs are kept for the next process: a folder, or `auto`: jax's own
+    setting, or else the user's cache folder. None: jax's own setting."""
     run_ahead: bool = True
     """Dispatch a step before the tokens of the one before have reached the host."""
 
@@ -166,6 +167,11 @@ class EngineConfig:
                 )
         if self.kv_dtype != "auto":
             DataType.parse_cache(self.kv_dtype)
+        if not isinstance(self.compile_cache_dir, str | None):
+            raise ConfigError(
+                f"EngineConfig.compile_cache_dir is {self.compile_cache_dir!r}; it must be a "
+                "folder's path as a text, 'auto' or None"
+            )
 
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import ferrum_jax as fj
-from ferrum_jax.runtime.devices import cache_is_sound
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.types import Request, Schedule, ScheduledChunk, Sequence, StepShape
 
@@ -124,38 +123,3 @@ def test_running_ahead_dispatches_before_reading(llm):
     # One prefill and four decodes: no step runs for a token past the end.
     assert engine.executor.num_steps == before + 5
     assert len(engine.take(request).outputs[0].token_ids) == 5
-
-
-@pytest.fixture
-def cache_setting():
-    """jax's compilation cache, put back afterwards."""
-    before = jax.config.jax_compilation_cache_dir
-    yield before
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
-@pytest.mark.skipif(not cache_is_sound(), reason="this jax reads its programs back wrongly")
-def test_a_compile_cache_keeps_programs_and_an_unwritable_one_warns(
-    make_llm, tmp_path, cache_setting
-):
-    with make_llm(compile_cache_dir=str(tmp_path / "programs"), max_num_seqs=3) as llm:
-        llm.generate([[5]], fj.SamplingParams(max_tokens=2))
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
-    (tmp_path / "file").write_text("")
-    with (
-        make_llm(compile_cache_dir=str(tmp_path / "file" / "under")) as llm,
-        pytest.warns(UserWarning, match="cannot be used"),
-    ):
-        assert llm.engine.has_work is False
-
-
-def test_a_jax_that_reads_its_programs_back_wrongly_keeps_none(
-    make_llm, tmp_path, cache_setting, monkeypatch
-):
-    monkeypatch.setattr(jax, "__version_info__", (0, 5, 0))
-    with (
-        make_llm(compile_cache_dir=str(tmp_path / "programs")) as llm,
-        pytest.warns(UserWarning, match="is not used with jax"),
-    ):
-        assert llm.engine.has_work is False
-    assert jax.config.jax_compilation_cache_dir == cache_setting
