@@ -161,11 +161,9 @@ class Executor:
         chunks = [ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted]
         processes = any(_processes(chunk) for chunk in chunks)
         rows = min(shape.rows for shape in self.shapes if shape.rows >= len(chunks))
-        shape = StepShape(AT_ONCE * rows, rows, drafts=AT_ONCE - 1, processes=processes)
-        batch, (moving, settings) = (
-            self._batches.make(Schedule(tuple(chunks)), shape),
-            self._sampling,
-        )
+        shape = _drafting_shape(rows, processes)
+        batch = self._batches.make(Schedule(tuple(chunks)), shape)
+        moving, settings = self._sampling
         count = max(wanted.values())
         moving, drafts = self._draft_model.draft(batch, moving, settings, shape, count)
         self._sampling = moving, settings
@@ -226,12 +224,7 @@ class Executor:
         (moving, settings), none = self._sampling, Schedule(chunks=())
         for shape in self.shapes:
             model.follow(self._batches.make(none, shape), moving.history, shape)
-            rows = StepShape(
-                AT_ONCE * shape.rows,
-                shape.rows,
-                drafts=AT_ONCE - 1,
-                processes=shape.processes,
-            )
+            rows = _drafting_shape(shape.rows, shape.processes)
             model.draft(self._batches.make(none, rows), moving, settings, rows, count=1)
 
     def memory_analysis(self, shape: StepShape) -> Any:
@@ -365,6 +358,11 @@ def _slot_update(sequence: Sequence) -> SlotUpdate:
         end_ids=sequence.request.end_ids,
         mirostat_mu=sequence.mirostat_mus[-1] if sequence.mirostat_mus else None,
     )
+
+
+def _drafting_shape(rows: int, processes: bool) -> StepShape:
+    """The shape of what a draft model begins a draft with."""
+    return StepShape(AT_ONCE * rows, rows, drafts=AT_ONCE - 1, processes=processes)
 
 
 def _is_guided(chunk: ScheduledChunk) -> bool:

@@ -26,16 +26,16 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     A batch-invariant engine has one shape for everything: its work follows the tokens, not the
     shape.
     """
-    longest, tokens = engine.draft_len, engine.max_num_batched_tokens
+    longest, mixed_sizes = engine.draft_len, _mixed_sizes(engine)
     if engine.batch_invariant:
-        return (StepShape(tokens, engine.max_num_seqs, True, True, longest),)
+        return (StepShape(*mixed_sizes[-1], True, True, longest),)
     rows = _powers(engine.max_num_seqs, 1, 2)
     decodes = [
         StepShape(count * (1 + drafts), count, drafts=drafts)
         for drafts in (0, *(_powers(longest, 1, 2) if longest else ()))
         for count in rows
     ]
-    mixed = [StepShape(*sizes, drafts=longest) for sizes in _mixed_sizes(engine)]
+    mixed = [StepShape(*sizes, drafts=longest) for sizes in mixed_sizes]
     plain = [*decodes, *mixed, *(replace(shape, score=True) for shape in mixed)]
     return tuple(sorted([*plain, *(replace(shape, processes=True) for shape in plain)]))
 

@@ -41,7 +41,7 @@ class EngineMetrics:
     """Prompt tokens run through the model; those computed again after a preemption count again."""
     generated_tokens: int
     """Tokens sampled. When the host runs ahead, a sequence that ends before its length has sampled
-    one token more than it returns."""
+    one token more than it returns; with drafts, as many as were accepted behind its last."""
     cached_tokens: int
     """Tokens that requests which have ended took over from cached or shared pages."""
     drafted_tokens: int

@@ -86,6 +86,42 @@ def test_every_schedule_within_the_limits_has_a_shape(settings):
                 assert (shape.tokens == shape.rows) == (not score and extra == 0)
 
 
+@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize(("max_num_seqs", "budget"), [(1, 4), (5, 20), (8, 32), (16, 64)])
+def test_every_step_with_drafts_has_a_shape(max_num_seqs, budget, batch_invariant):
+    """Also where the largest step has as many tokens as a decode step with the longest drafts."""
+    engine = fj.EngineConfig(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget,
+        batch_invariant=batch_invariant,
+        speculative=fj.Speculation(num_tokens=3),
+    )
+    shapes = declared_shapes(engine)
+    assert len(set(shapes)) == len(shapes)
+    request = Request(0, (1,) * 2000, fj.SamplingParams())
+    for rows in range(1, max_num_seqs + 1):
+        for longest, prompt in product(range(4), (0, 1, budget)):
+            lengths = [1] * (rows - 1) + ([1] if not prompt else [])
+            room = budget - len(lengths) - bool(prompt)
+            chunks = []
+            for length in lengths:
+                draft = (7,) * min(longest, room)
+                room -= len(draft)
+                sequence = Sequence(request, 0, 4000)
+                chunks.append(ScheduledChunk(sequence, 0, length + len(draft), True, draft))
+            if prompt:
+                length = 1 + min(prompt, room)
+                chunks.append(ScheduledChunk(Sequence(request, 0, 4000), 0, length, False))
+            schedule = Schedule(tuple(chunks))
+            shape = choose_shape(shapes, schedule, score=False)
+            assert shape.tokens >= schedule.num_tokens
+            assert shape.rows >= rows
+            assert shape.drafts >= max(len(chunk.draft) for chunk in chunks)
+            # A decode step's layout has room for one token and its draft in each row.
+            if shape.decodes:
+                assert all(chunk.length <= 1 + shape.drafts for chunk in chunks)
+
+
 def test_an_undeclared_shape_is_a_loud_error():
     shapes = declared_shapes(fj.EngineConfig(max_num_seqs=1, max_num_batched_tokens=4))
     chunk = ScheduledChunk(Sequence(Request(0, (1,), fj.SamplingParams()), 0, 9), 0, 9, True)
