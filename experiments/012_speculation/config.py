@@ -52,11 +52,11 @@ class Plan:
 
     prompt: int = 32
     generated: int = 96
-    documents: int = 16
+    documents: int = 8
     """The first of the held-out documents of experiment 001."""
     batches: tuple[int, ...] = (1, 8)
     """Sequences that run together."""
     lengths: tuple[int, ...] = (2, 4, 8)
     """Draft lengths that are held fixed; the adaptive one goes up to the last."""
-    turns: int = 7
+    turns: int = 5
     seed: int = 0

@@ -9,6 +9,8 @@ Dimension key: B sequences, S tokens of each, T = B S, V vocabulary, D width of 
 """
 
 import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -16,14 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from config import DISTILLATION, DRAFT
 from jaxtyping import Array, Float
-from training import train
+from training import WORK, train
 
 import ferrum_jax as fj
 from ferrum_jax.attention import dense_attention_of_rows
 from ferrum_jax.models import Params, forward, init_params, unembed
 from ferrum_jax.models.weights.save import save_weights
 from ferrum_jax.runtime.directory import DEMO_MODEL
+from ferrum_jax.runtime.record import environment, write_json
 from ferrum_jax.types import ModelConfig
+
+sys.path.append(str(Path(__file__).parent.parent))
+from held_out import read_held_out
 
 DIRECTORY = Path(__file__).parent / "draft"
 TEACHER, TEACHER_PARAMS = fj.load_model(DEMO_MODEL)
@@ -77,6 +83,47 @@ def write(params: Params, directory: Path = DIRECTORY) -> None:
     save_weights(DRAFT, params, directory, dtype="bfloat16")
 
 
-if __name__ == "__main__":
+def judge(params: Params) -> dict[str, float]:
+    """Of the first 256 tokens of the held-out documents, by position, means: KL(teacher || draft),
+    the acceptance of a draw under the best coupling (sum of min(p, q)) and under shared noise (the
+    share of draws of Gumbel noise that choose the same token), and whether the likeliest agree."""
+    with fj.LLM.load("demo") as llm:
+        texts = read_held_out(llm, 256).ids
+    rows = []
+    for ids in texts:
+        tokens = jnp.asarray([ids])
+        p_TV = jax.nn.log_softmax(logits_of(TEACHER_PARAMS, TEACHER, tokens))
+        q_TV = jax.nn.log_softmax(logits_of(params, DRAFT, tokens))
+        noise = jax.random.gumbel(jax.random.key(len(rows)), p_TV.shape)
+        found = (
+            jnp.sum(jnp.exp(p_TV) * (p_TV - q_TV), axis=1),
+            jnp.sum(jnp.exp(jnp.minimum(p_TV, q_TV)), axis=1),
+            jnp.argmax(p_TV + noise, axis=1) == jnp.argmax(q_TV + noise, axis=1),
+            jnp.argmax(p_TV, axis=1) == jnp.argmax(q_TV, axis=1),
+        )
+        rows.append(np.stack(found).astype(np.float64))
+    names = ("kl", "best_coupling", "shared_noise", "likeliest_agree")
+    return dict(
+        zip(names, np.concatenate(rows, axis=1).mean(axis=1).round(4).tolist(), strict=True)
+    )
+
+
+def main() -> None:
+    """Train, write the checkpoint and `distillation.json`."""
     run = DISTILLATION
-    write(train("draft", run, first_params(run.seed), TEACHER_PARAMS, divergence))
+    start = first_params(run.seed)
+    result = environment("python experiments/012_speculation/distil.py")
+    result |= {"config": asdict(run) | {"tokens": run.tokens}, "untrained": judge(start)}
+    params = train("draft", run, start, TEACHER_PARAMS, divergence)
+    write(params)
+    lines = (WORK / "draft.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    result["training_kl"] = round(float(np.mean(losses[-100:])), 4)
+    result["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
+    result["held_out"] = judge(params)
+    write_json(Path(__file__).parent / "distillation.json", result)
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
