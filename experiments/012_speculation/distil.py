@@ -46,7 +46,8 @@ def first_params(seed: int) -> Params:
     return params.replace(embed=jnp.asarray(scale * projected, jnp.float32))
 
 
-def logits_of(params: Params, config: ModelConfig, tokens_BS: Array) -> Float[Array, "T V"]:
+def hidden_of(params: Params, config: ModelConfig, tokens_BS: Array) -> Float[Array, "T D"]:
+    """The last hidden states, before the final norm's readout, of all positions."""
     count, length = tokens_BS.shape
     hidden, _ = forward(
         params,
@@ -56,7 +57,11 @@ def logits_of(params: Params, config: ModelConfig, tokens_BS: Array) -> Float[Ar
         config=config,
         attend=dense_attention_of_rows(count),
     )
-    return unembed(params, hidden, config)
+    return hidden
+
+
+def logits_of(params: Params, config: ModelConfig, tokens_BS: Array) -> Float[Array, "T V"]:
+    return unembed(params, hidden_of(params, config, tokens_BS), config)
 
 
 def divergence(params: Params, teacher: Params, batch: Array) -> Float[Array, ""]:

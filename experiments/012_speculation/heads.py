@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from config import HEADS, NUM_HEADS
-from distil import DIRECTORY, TEACHER, TEACHER_PARAMS, logits_of
+from distil import DIRECTORY, TEACHER, TEACHER_PARAMS, hidden_of, logits_of
 from jaxtyping import Array, Float
 from training import train
 
 import ferrum_jax as fj
-from ferrum_jax.attention import dense_attention_of_rows
-from ferrum_jax.models import forward, unembed
+from ferrum_jax.models import unembed
 from ferrum_jax.runtime.record import environment, write_json
 
 sys.path.append(str(Path(__file__).parent.parent))
@@ -39,19 +38,6 @@ def first_heads() -> dict[str, Array]:
     return {"w": jnp.zeros((NUM_HEADS, width, width)), "b": jnp.zeros((NUM_HEADS, width))}
 
 
-def hidden_of(tokens_BS: Array) -> Float[Array, "T D"]:
-    count, length = tokens_BS.shape
-    hidden, _ = forward(
-        TEACHER_PARAMS,
-        tokens_BS.reshape(-1),
-        jnp.tile(jnp.arange(length, dtype=jnp.int32), count),
-        None,
-        config=TEACHER,
-        attend=dense_attention_of_rows(count),
-    )
-    return hidden
-
-
 def head_logits(heads: dict[str, Array], hidden_TD: Array, k: int) -> Float[Array, "T V"]:
     """What head k, from 0, says at every position."""
     block = hidden_TD + jax.nn.silu(hidden_TD @ heads["w"][k] + heads["b"][k])
@@ -63,7 +49,7 @@ def divergence(heads: dict[str, Array], teacher: object, batch: Array) -> Float[
     del teacher
     tokens_BS = batch[:, :-1]
     count, length = tokens_BS.shape
-    hidden_TD = jax.lax.stop_gradient(hidden_of(tokens_BS))
+    hidden_TD = jax.lax.stop_gradient(hidden_of(TEACHER_PARAMS, TEACHER, tokens_BS))
     p_BSV = jax.nn.log_softmax(unembed(TEACHER_PARAMS, hidden_TD, TEACHER)).reshape(
         count, length, -1
     )
@@ -95,7 +81,7 @@ def judge_heads(heads: dict[str, Array], texts: list[np.ndarray]) -> np.ndarray:
     there; positions of the prompts left out."""
     found = []
     for ids in texts:
-        hidden = hidden_of(jnp.asarray(ids)[None])
+        hidden = hidden_of(TEACHER_PARAMS, TEACHER, jnp.asarray(ids)[None])
         places = np.arange(PROMPT, len(ids) - 1 - NUM_HEADS)
         said = [np.asarray(head_logits(heads, hidden, k)).argmax(axis=1) for k in range(NUM_HEADS)]
         found.append([said[k][places] == ids[places + 2 + k] for k in range(NUM_HEADS)])
