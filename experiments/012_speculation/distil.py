@@ -47,7 +47,7 @@ def first_params(seed: int) -> Params:
 
 
 def hidden_of(params: Params, config: ModelConfig, tokens_BS: Array) -> Float[Array, "T D"]:
-    """The last hidden states, before the final norm's readout, of all positions."""
+    """Behind the final norm, of all positions."""
     count, length = tokens_BS.shape
     hidden, _ = forward(
         params,

@@ -2,9 +2,9 @@
 
     python experiments/012_speculation/heads.py
 
-Head k is a residual block `h + silu(h W + b)` on the hidden state before the final norm, read out
-through the model's own final norm and embedding; it is trained to say what the model itself will
-say k tokens later than its next one, given the text in between. Needs the corpus of experiment 001.
+Head k is a residual block `h + silu(h W + b)` on the hidden state behind the final norm, read out
+through the model's own embedding; it is trained to say what the model itself will say k tokens
+later than its next one, given the text in between. Needs the corpus of experiment 001.
 
 Dimension key: B sequences, S tokens of each, T = B S, V vocabulary, D width, K heads.
 """
