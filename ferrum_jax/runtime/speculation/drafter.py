@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from ferrum_jax.interfaces import Proposer
 from ferrum_jax.runtime.executor import Executor
 from ferrum_jax.runtime.guides import Guides
@@ -83,7 +85,7 @@ class HostDrafts:
             self._proposers[sequence] = self._make()
         draft = self._proposers[sequence].propose(sequence.token_ids, count)
         for token in draft:
-            if not 0 <= token < self._vocab_size:
+            if not (isinstance(token, int | np.integer) and 0 <= token < self._vocab_size):
                 raise RequestError(
                     f"the proposer drafted {token!r}; the vocabulary has ids 0 to "
                     f"{self._vocab_size - 1}"

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +40,7 @@ from ferrum_jax.types import (
     KVCache,
     KVCacheConfig,
     ModelConfig,
+    ModelError,
     SamplingState,
     StepBatch,
     StepShape,
@@ -208,7 +210,7 @@ def load_draft(
     if speculation is None or not speculation.uses_model:
         return None
     path = str(speculation.draft)
-    directory = resolve_checkpoint(path)
+    directory = _find(path)
     other = tokenizer_of(directory)
     if tokenizer is not None and other is not None:
         _check_tokens(path, tokenizer, other)
@@ -232,7 +234,7 @@ def draft_config(engine: EngineConfig) -> ModelConfig | None:
     speculation = engine.speculation
     if speculation is None or not speculation.uses_model:
         return None
-    return load_config(resolve_checkpoint(str(speculation.draft)))
+    return load_config(_find(str(speculation.draft)))
 
 
 def with_layers_of(config: ModelConfig, drafting: ModelConfig | None) -> ModelConfig:
@@ -240,6 +242,13 @@ def with_layers_of(config: ModelConfig, drafting: ModelConfig | None) -> ModelCo
     if drafting is None:
         return config
     return replace(config, layers=(*config.layers, *drafting.layers))
+
+
+def _find(path: str) -> Path:
+    try:
+        return resolve_checkpoint(path)
+    except ModelError as error:
+        raise ModelError(f"speculative: {path!r} is neither 'ngram' nor a model: {error}") from None
 
 
 def _forward(

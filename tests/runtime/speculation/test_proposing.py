@@ -106,16 +106,23 @@ def test_a_proposer_is_what_the_protocol_says():
 class Broken:
     """Drafts what is no token."""
 
+    token: object = 4096
+
     def propose(self, token_ids, count):
-        return [4096]
+        return [self.token]
 
 
-def test_a_drafted_id_outside_the_vocabulary_is_refused(make_llm):
-    with (
-        make_llm(batch_invariant=True, speculative=speculate(Broken)) as llm,
-        pytest.raises(fj.RequestError, match="drafted 4096; the vocabulary has ids 0 to 4095"),
-    ):
-        llm.generate([[5]], fj.SamplingParams(max_tokens=4))
+def test_what_is_no_token_is_refused(make_llm, monkeypatch):
+    """And the engine goes on."""
+    with make_llm(batch_invariant=True, speculative=speculate(Broken)) as llm:
+        for token in (4096, -1, "a", None):
+            monkeypatch.setattr(Broken, "token", token)
+            with pytest.raises(fj.RequestError, match="the vocabulary has ids 0 to 4095"):
+                llm.generate([[5]], fj.SamplingParams(max_tokens=4))
+        monkeypatch.setattr(Broken, "token", 7)
+        assert (
+            len(llm.generate([[5]], fj.SamplingParams(max_tokens=4))[0].outputs[0].token_ids) == 4
+        )
 
 
 @pytest.mark.parametrize(
