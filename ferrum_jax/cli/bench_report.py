@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from ferrum_jax.cli.bench_run import Measured
-from ferrum_jax.cli.figures import bytes_text, num_parameters
+from ferrum_jax.cli.figures import num_parameters
 from ferrum_jax.kv import cache_bytes, state_bytes
 from ferrum_jax.runtime.devices import peak_memory
 from ferrum_jax.runtime.llm import LLM
+from ferrum_jax.runtime.memory import bytes_text
 from ferrum_jax.types import DeviceInfo
 
 COLUMNS = (

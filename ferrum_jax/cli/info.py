@@ -6,6 +6,7 @@ Reads config.json and generation_config.json; the weights of a local model are n
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from ferrum_jax.cli.options import add_model_options, engine_config
@@ -16,6 +17,11 @@ HELP = "versions, device, model, memory and step shapes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_model_options(parser)
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="compile the largest step too, to know the memory of its temporaries",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -31,39 +37,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _describe(args: argparse.Namespace) -> dict[str, Any]:
-    import jax
-
     from ferrum_jax.cli.figures import num_parameters
-    from ferrum_jax.kv import cache_bytes, plan_cache, slot_bytes, state_bytes
-    from ferrum_jax.models.shapes import flatten_shapes, unflatten
+    from ferrum_jax.kv import slot_bytes
     from ferrum_jax.models.weights.hub import resolve_checkpoint
     from ferrum_jax.models.weights.load import load_config
     from ferrum_jax.runtime.defaults import sampling_defaults
-    from ferrum_jax.runtime.devices import device_info
-    from ferrum_jax.runtime.directory import eos_token_ids
-    from ferrum_jax.runtime.llm import DEMO_MODEL, LLM
+    from ferrum_jax.runtime.directory import DEMO_MODEL, eos_token_ids
+    from ferrum_jax.runtime.lengths import max_model_len
+    from ferrum_jax.runtime.memory import plan_memory
     from ferrum_jax.runtime.shapes import declared_shapes
-    from ferrum_jax.runtime.speculation.model import draft_config, with_layers_of
     from ferrum_jax.types import DataType
 
     engine, dtype = engine_config(args.engine), DataType.parse(args.dtype)
     directory = DEMO_MODEL if args.model == "demo" else resolve_checkpoint(args.model)
     config = load_config(directory)
-    # Shapes in place of weights: enough for an LLM that never runs.
-    structs = {
-        name: jax.ShapeDtypeStruct(shape, dtype.value)
-        for name, shape in flatten_shapes(config).items()
-    }
-    max_model_len = LLM(config, unflatten(config, structs), engine=engine).max_model_len
-    paged = with_layers_of(config, draft_config(engine))
-    cache = plan_cache(
-        paged,
-        engine,
-        dtype=dtype,
-        max_model_len=max_model_len,
-        free_bytes=device_info().free_bytes,
-    )
-    count = num_parameters(config)
+    memory = plan_memory(config, engine, dtype, compiles=args.memory)
+    cache = memory.kv
     sampling = sampling_defaults(directory)
     return {
         "model": str(args.model),
@@ -71,10 +60,10 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
         "dtype": dtype.value,
         "config": config,
         "table": str(config),
-        "num_parameters": count,
-        "weight_bytes": count * dtype.itemsize,
+        "num_parameters": num_parameters(config),
+        "weight_bytes": memory.weights,
         "engine": engine,
-        "max_model_len": max_model_len,
+        "max_model_len": max_model_len(config, engine),
         "sampling": {
             "text": str(sampling),
             "params": sampling.params,
@@ -86,19 +75,20 @@ def _describe(args: argparse.Namespace) -> dict[str, Any]:
             "num_pages": cache.num_pages,
             "page_size": cache.page_size,
             "dtype": cache.dtype.value,
-            "bytes": cache_bytes(paged, cache),
+            "bytes": memory.cache,
             "tokens": (cache.num_pages - 1) * cache.page_size,
         },
         "states": {
             "sequence_bytes": slot_bytes(config),
-            "bytes": state_bytes(config, engine.max_num_seqs),
+            "bytes": memory.states,
         },
+        "memory": {"text": str(memory), "total": memory.total, **asdict(memory)},
         "step_shapes": [str(shape) for shape in declared_shapes(engine)],
     }
 
 
 def _print_record(record: dict[str, Any]) -> None:
-    from ferrum_jax.cli.figures import bytes_text
+    from ferrum_jax.runtime.memory import bytes_text
     from ferrum_jax.types import DeviceInfo
 
     cache, versions = record["cache"], record["versions"]
@@ -112,6 +102,7 @@ def _print_record(record: dict[str, Any]) -> None:
         "cache": f"{cache['num_pages']:,} pages of {cache['page_size']} tokens, {cache['dtype']}, "
         f"{bytes_text(cache['bytes'])}, room for {cache['tokens']:,} tokens",
         **_state_row(record["states"]),
+        "memory": record["memory"]["text"],
         "sampling": record["sampling"]["text"],
         "ends": _ends(record["sampling"]["eos_token_ids"]),
         "shapes": f"{len(record['step_shapes'])}: " + "; ".join(record["step_shapes"]),
@@ -128,7 +119,7 @@ def _ends(ids: tuple[int, ...]) -> str:
 
 def _state_row(states: dict[str, int]) -> dict[str, str]:
     """What recurrent layers hold, in models that have some."""
-    from ferrum_jax.cli.figures import bytes_text
+    from ferrum_jax.runtime.memory import bytes_text
 
     if not states["sequence_bytes"]:
         return {}

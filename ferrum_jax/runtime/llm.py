@@ -13,7 +13,7 @@ import numpy as np
 from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.models import Params, check_params
 from ferrum_jax.models.weights.hub import resolve_checkpoint
-from ferrum_jax.models.weights.load import load_model
+from ferrum_jax.models.weights.load import load_config, load_model
 from ferrum_jax.runtime.adapting import Adapting
 from ferrum_jax.runtime.branch import Branch, Worth, search
 from ferrum_jax.runtime.chatting import Chatting
@@ -24,6 +24,7 @@ from ferrum_jax.runtime.driver import Driver
 from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.lengths import length_bound, max_model_len
+from ferrum_jax.runtime.memory import refuse_what_does_not_fit
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
 from ferrum_jax.runtime.ranking import Choosing
 from ferrum_jax.runtime.report import EngineReport
@@ -95,10 +96,12 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         Raises:
             ModelError, ConfigError, UnsupportedError, WeightError, TokenizerError: as the parts
                 that they name.
+            ResourceExhausted: the weights do not fit the device.
         """
         directory = DEMO_MODEL if path == "demo" else resolve_checkpoint(path)
         tokenizer = tokenizer_of(directory)
         defaults = sampling_defaults(directory)
+        refuse_what_does_not_fit(load_config(directory), dtype, engine, shows=progress)
         config, params = load_model(directory, dtype, progress=progress)
         eos = eos_token_ids(directory, tokenizer)
         return cls(

@@ -1,0 +1,179 @@
+"""What a model will take of a device's memory, before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, replace
+
+import jax
+
+from ferrum_jax.kv import cache_bytes, plan_cache, state_bytes
+from ferrum_jax.models.shapes import flatten_shapes, unflatten
+from ferrum_jax.runtime.devices import device_info
+from ferrum_jax.runtime.executor import Executor
+from ferrum_jax.runtime.guides import Guides
+from ferrum_jax.runtime.lengths import max_model_len
+from ferrum_jax.runtime.speculation.model import draft_config, with_layers_of
+from ferrum_jax.sampler import make_sampling_state
+from ferrum_jax.types import (
+    DataType,
+    EngineConfig,
+    KVCacheConfig,
+    ModelConfig,
+    ResourceExhausted,
+)
+
+FEW_PAGES = 2
+"""Pages of the cache that a step is compiled with to see what it takes besides."""
+WEIGHTS = (DataType.FLOAT32, DataType.BFLOAT16)
+"""dtypes of weights, the larger first."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by what they are for; `free` is None where the device does not tell."""
+
+    weights: int
+    draft_weights: int
+    cache: int
+    """KV pages, of a draft model too."""
+    states: int
+    """Of recurrent layers."""
+    slots: int
+    """Histories and sampling parameters of the running sequences."""
+    step: int | None
+    """Temporaries of the largest step; None where none was compiled."""
+    kv: KVCacheConfig
+    free: int | None
+
+    @property
+    def total(self) -> int:
+        """All of them together, the step as far as it is known."""
+        parts = (self.weights, self.draft_weights, self.cache, self.states, self.slots)
+        return sum(parts) + (self.step or 0)
+
+    def __str__(self) -> str:
+        """One line: `weights 21.9 MB + cache 201.4 MB + ... = 246.2 MB of 19.72 GB free`."""
+        parts = {
+            "weights": self.weights,
+            "draft model": self.draft_weights,
+            "cache": self.cache,
+            "states": self.states,
+            "slots": self.slots,
+            "largest step": self.step or 0,
+        }
+        text = " + ".join(f"{name} {bytes_text(size)}" for name, size in parts.items() if size)
+        free = "" if self.free is None else f" of {bytes_text(self.free)} free"
+        return f"{text} = {bytes_text(self.total)}{free}"
+
+
+def plan_memory(
+    config: ModelConfig, engine: EngineConfig, dtype: DataType, *, compiles: bool = False
+) -> MemoryPlan:
+    """The memory of a model that is not loaded yet, on the default device.
+
+    Args:
+        dtype: of the weights.
+        compiles: whether to compile the largest step, and so to know its temporaries.
+
+    Raises:
+        ResourceExhausted: the weights, or the smallest cache beside them, do not fit.
+    """
+    free, drafting = device_info().free_bytes, draft_config(engine)
+    weights = weight_bytes(config, dtype)
+    draft_weights = 0 if drafting is None else weight_bytes(drafting, dtype)
+    check_weights_fit(config, dtype, free)
+    length = max_model_len(config, engine)
+    paged = with_layers_of(config, drafting)
+    left = None if free is None else max(0, free - weights - draft_weights)
+    kv = plan_cache(paged, engine, dtype=dtype, max_model_len=length, free_bytes=left)
+    slots = jax.eval_shape(
+        lambda: make_sampling_state(
+            engine.max_num_seqs, length, config.vocab_size, draft_len=engine.draft_len
+        )
+    )
+    return MemoryPlan(
+        weights=weights,
+        draft_weights=draft_weights,
+        cache=cache_bytes(paged, kv),
+        states=state_bytes(config, engine.max_num_seqs),
+        slots=sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(slots)),
+        step=_step_bytes(config, engine, kv, dtype, length) if compiles else None,
+        kv=kv,
+        free=free,
+    )
+
+
+def bytes_text(count: float) -> str:
+    """`438.1 MB`, in powers of ten."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def weight_bytes(config: ModelConfig, dtype: DataType) -> int:
+    """Bytes of a model's parameters, all of one dtype."""
+    return dtype.itemsize * sum(math.prod(shape) for shape in flatten_shapes(config).values())
+
+
+def check_weights_fit(config: ModelConfig, dtype: DataType, free: int | None) -> None:
+    """Refuse weights that the device has no room for, before any is read.
+
+    Raises:
+        ResourceExhausted: they do not fit; the message has the numbers, and the dtype that does.
+    """
+    needed = weight_bytes(config, dtype)
+    if free is None or needed <= free:
+        return
+    smaller = [
+        f"dtype='{other}' takes {weight_bytes(config, other):,}"
+        for other in WEIGHTS
+        if weight_bytes(config, other) < needed
+    ]
+    fits = [other for other in WEIGHTS if weight_bytes(config, other) <= free]
+    remedy = f"use dtype='{fits[0]}'" if fits else "free memory, or use a smaller model"
+    raise ResourceExhausted(
+        f"the weights take {needed:,} bytes in {dtype} and {free:,} are free on the device; "
+        + "".join(f"{text}; " for text in smaller)
+        + remedy
+    )
+
+
+def refuse_what_does_not_fit(
+    config: ModelConfig, dtype: str, engine: EngineConfig | None, *, shows: bool
+) -> None:
+    """Check a model before its weights are read; `shows` prints the plan on stderr.
+
+    Raises:
+        ResourceExhausted: the weights do not fit; where the plan is shown, or no cache beside them.
+    """
+    kind = DataType.parse(dtype)
+    if shows:
+        plan = plan_memory(config, engine or EngineConfig(), kind)
+        print(f"memory: {plan}", file=sys.stderr)
+    else:
+        check_weights_fit(config, kind, device_info().free_bytes)
+
+
+def _step_bytes(
+    config: ModelConfig, engine: EngineConfig, kv: KVCacheConfig, dtype: DataType, length: int
+) -> int:
+    """Temporaries of the largest step, by the compiler's account; no weights are needed."""
+    structs = {
+        name: jax.ShapeDtypeStruct(shape, dtype.value)
+        for name, shape in flatten_shapes(config).items()
+    }
+    executor = Executor(
+        config,
+        unflatten(config, structs),
+        engine,
+        replace(kv, num_pages=FEW_PAGES),
+        Guides(None, (), config.vocab_size),
+        max_model_len=length,
+        device=device_info(),
+    )
+    largest = max(executor.shapes, key=lambda shape: (shape.tokens * (1 + shape.drafts), shape))
+    return int(executor.memory_analysis(largest).temp_size_in_bytes)
