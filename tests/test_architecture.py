@@ -30,6 +30,7 @@ CHECKPOINT_NAMES = re.compile(
 ENVIRONMENT = {
     "ferrum_jax/cli/generate.py": ("NO_COLOR",),
     "ferrum_jax/cli/terminal.py": ("NO_COLOR", "XDG_STATE_HOME"),
+    "ferrum_jax/runtime/compile_cache.py": ("XDG_CACHE_HOME",),
 }
 """Variables that a file may read; none may change what is computed."""
 UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch"}
