@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ferrum_jax.models.params import Params
+from ferrum_jax.models.quantized import refuse_quantized
 from ferrum_jax.models.shapes import flatten_shapes, path_name
 from ferrum_jax.types import Adapters, LowRank, ModelConfig, RequestError
 
@@ -73,7 +74,12 @@ def merge_adapters(params: Params, adapters: Adapters) -> Params:
     """The weights with one request's adapter added; those without a change are shared.
 
     Sums are formed in fp32 and rounded once to the weights' dtype.
+
+    Raises:
+        UnsupportedError: weights are in int8.
     """
+
+    refuse_quantized(params, "merging an adapter")
 
     def merged(path: tuple[Any, ...], weight: jax.Array) -> jax.Array:
         name = path_name(path)

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
+
 LARGEST_TILE = 64
 CAN_TRANSPOSE_TILES = jax.__version_info__ >= (0, 6)
 """jax 0.5.0 fails to transpose the loop over tiles, and so runs ragged_dot."""
@@ -73,7 +75,7 @@ def tile_size(num_rows: int, num_groups: int) -> int:
 
 @partial(jax.custom_jvp)
 def grouped_matmul(
-    rows: Float[Array, "Y D"], matrices: Float[Array, "E D F"], groups: Groups
+    rows: Float[Array, "Y D"], matrices: Float[Array, "E D F"] | QuantizedMatrix, groups: Groups
 ) -> Float[Array, "Y F"]:
     """`rows[y] @ matrices[group of y]`."""
     return _product(rows, matrices, groups)
@@ -88,13 +90,17 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     change: Any = jnp.zeros_like(out)
     if not isinstance(d_rows, jax.custom_derivatives.SymbolicZero):
         change += _product(d_rows, matrices, groups)
+    if is_quantized(matrices):  # Integers have no derivative.
+        return out, change
     if not isinstance(d_matrices, jax.custom_derivatives.SymbolicZero):
         tiles = jnp.einsum("XRD,XDF->XRF", rows[groups.rows], d_matrices[groups.group_of_tile])
         change += tiles.reshape(-1, tiles.shape[-1])[groups.place]
     return out, change
 
 
-def _product(rows: Array, matrices: Array, groups: Groups) -> Array:
+def _product(rows: Array, matrices: Any, groups: Groups) -> Array:
+    if is_quantized(matrices):  # ragged_dot would need all of them as floats at once.
+        return _in_tiles(rows, matrices, groups)
     if not CAN_TRANSPOSE_TILES:
         return _masked(rows, matrices, groups)
     return jax.lax.platform_dependent(rows, matrices, groups, cpu=_in_tiles, default=_masked)
@@ -104,8 +110,9 @@ def _masked(rows: Array, matrices: Array, groups: Groups) -> Array:
     return jax.lax.ragged_dot(rows, matrices, groups.sizes)
 
 
-def _in_tiles(rows: Array, matrices: Array, groups: Groups) -> Array:
-    width, dtype = matrices.shape[-1], jnp.result_type(rows, matrices)
+def _in_tiles(rows: Array, matrices: Any, groups: Groups) -> Array:
+    width = matrices.shape[-1]
+    dtype = rows.dtype if is_quantized(matrices) else jnp.result_type(rows, matrices)
 
     def one(tile: tuple[Array, Array, Array]) -> Array:
         rows_RD, group, used = tile

@@ -45,7 +45,7 @@ def mlp(
     if spec.gated:
         hidden = hidden * y_TUF[:, 1]
     hidden = tap("mlp_post", hidden)
-    out = tap.adapted("down", hidden, jnp.einsum("TF,FD->TD", hidden, params.down))
+    out = tap.adapted("down", hidden, hidden @ params.down)
     out = out if params.down_bias is None else out + params.down_bias
     return out if spec.down_scale == 1.0 else out * spec.down_scale
 

@@ -199,3 +199,8 @@ class Params:
     """[D, embed size]"""
     per_layer: Any = None
     """`PerLayerEmbedParams`"""
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A pytree path with dots: `layers.0.attention.q`."""
+    return ".".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path)

@@ -17,7 +17,9 @@ from ferrum_jax.models.params import (
     Params,
     PerLayerEmbedParams,
     PerLayerInputParams,
+    path_name,
 )
+from ferrum_jax.models.quantized import is_quantized
 from ferrum_jax.types import (
     Activation,
     AttentionConfig,
@@ -206,11 +208,6 @@ def unflatten(config: ModelConfig, arrays: dict[str, Any]) -> Params:
     )
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """A pytree path with dots: `layers.0.attention.q`."""
-    return ".".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path)
-
-
 def _is_shape(x: Any) -> bool:
     return isinstance(x, tuple) and len(x) > 0 and all(isinstance(n, int) for n in x)
 
@@ -220,7 +217,7 @@ def check_params(config: ModelConfig, params: Params) -> None:
     wanted = flatten_shapes(config)
     held = {
         path_name(path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_quantized)
     }
     problems = [f"missing {name} {wanted[name]}" for name in sorted(wanted.keys() - held.keys())]
     problems += [f"unused {name} {held[name]}" for name in sorted(held.keys() - wanted.keys())]

@@ -12,6 +12,7 @@ import numpy as np
 
 from ferrum_jax.interfaces import Tokenizer
 from ferrum_jax.models import Params, check_params
+from ferrum_jax.models.quantized import quantise_params
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.load import load_config, load_model
 from ferrum_jax.runtime.adapting import Adapting
@@ -69,10 +70,10 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
     ):
         """Prefer `load`. Raises `ModelError` if the parameters do not fit the config."""
         check_params(config, params)
-        self.config = config
-        self.params = params
-        self.tokenizer = tokenizer
         self.engine_config = engine or EngineConfig()
+        self.config = config
+        self.params = quantise_params(params) if self.engine_config.quantization else params
+        self.tokenizer = tokenizer
         self.eos_token_ids = tuple(eos_token_ids)
         self.sampling_defaults = sampling_defaults or SamplingDefaults()
         self.embedding_defaults = embedding or EmbeddingDefaults()
@@ -102,7 +103,8 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         tokenizer = tokenizer_of(directory)
         defaults = sampling_defaults(directory)
         refuse_what_does_not_fit(load_config(directory), dtype, engine, shows=progress)
-        config, params = load_model(directory, dtype, progress=progress)
+        rounding = None if engine is None else engine.quantization
+        config, params = load_model(directory, dtype, progress=progress, quantization=rounding)
         eos = eos_token_ids(directory, tokenizer)
         return cls(
             config,

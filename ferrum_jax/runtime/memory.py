@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from ferrum_jax.kv import cache_bytes, plan_cache, state_bytes
+from ferrum_jax.models.quantized import flat_shape, quantises
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
@@ -24,10 +25,10 @@ from ferrum_jax.types import (
     ResourceExhausted,
 )
 
+SCALE_BYTES = 4
+"""Of the scale of an output channel, where weights are rounded."""
 FEW_PAGES = 2
 """Pages of the cache that a step is compiled with to see what it takes besides."""
-WEIGHTS = (DataType.FLOAT32, DataType.BFLOAT16)
-"""dtypes of weights, the larger first."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def plan_memory(
         ResourceExhausted: the weights, or the smallest cache beside them, do not fit.
     """
     free, drafting = device_info().free_bytes, draft_config(engine)
-    weights = weight_bytes(config, dtype)
+    weights = weight_bytes(config, dtype, engine.quantization)
     draft_weights = 0 if drafting is None else weight_bytes(drafting, dtype)
-    check_weights_fit(config, dtype, free)
+    check_weights_fit(config, dtype, free, engine.quantization)
     length = max_model_len(config, engine)
     paged = with_layers_of(config, drafting)
     left = None if free is None else max(0, free - weights - draft_weights)
@@ -114,31 +115,44 @@ def bytes_text(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-def weight_bytes(config: ModelConfig, dtype: DataType) -> int:
-    """Bytes of a model's parameters, all of one dtype."""
-    return dtype.itemsize * sum(math.prod(shape) for shape in flatten_shapes(config).values())
+def weight_bytes(config: ModelConfig, dtype: DataType, quantization: str | None = None) -> int:
+    """Bytes of a model's parameters, of one dtype where they are not rounded."""
+    total = 0
+    for path, shape in flatten_shapes(config).items():
+        if quantization is not None and quantises(path):
+            *lead, inputs, outputs = flat_shape(path, shape)
+            total += math.prod(lead) * outputs * (inputs + SCALE_BYTES)
+        else:
+            total += math.prod(shape) * dtype.itemsize
+    return total
 
 
-def check_weights_fit(config: ModelConfig, dtype: DataType, free: int | None) -> None:
+def check_weights_fit(
+    config: ModelConfig, dtype: DataType, free: int | None, quantization: str | None = None
+) -> None:
     """Refuse weights that the device has no room for, before any is read.
 
     Raises:
         ResourceExhausted: they do not fit; the message has the numbers, and the dtype that does.
     """
-    needed = weight_bytes(config, dtype)
+    needed = weight_bytes(config, dtype, quantization)
     if free is None or needed <= free:
         return
-    smaller = [
-        f"dtype='{other}' takes {weight_bytes(config, other):,}"
-        for other in WEIGHTS
-        if weight_bytes(config, other) < needed
-    ]
-    fits = [other for other in WEIGHTS if weight_bytes(config, other) <= free]
-    remedy = f"use dtype='{fits[0]}'" if fits else "free memory, or use a smaller model"
+    others = {
+        f"dtype='{DataType.BFLOAT16}'": weight_bytes(config, DataType.BFLOAT16, quantization),
+        "EngineConfig(quantization='int8')": weight_bytes(config, dtype, "int8"),
+        f"both dtype='{DataType.BFLOAT16}' and EngineConfig(quantization='int8')": weight_bytes(
+            config, DataType.BFLOAT16, "int8"
+        ),
+    }
+    smaller = {name: size for name, size in others.items() if size < needed}
+    takes = "; ".join(f"with {name} they take {size:,}" for name, size in smaller.items())
+    fits = any(size <= free for size in smaller.values())
+    rounded = "" if quantization is None else f" and {quantization}"
     raise ResourceExhausted(
-        f"the weights take {needed:,} bytes in {dtype} and {free:,} are free on the device; "
-        + "".join(f"{text}; " for text in smaller)
-        + remedy
+        f"the weights take {needed:,} bytes in {dtype}{rounded} and {free:,} are free on the "
+        f"device; {takes or 'nothing takes less'}"
+        + ("" if fits else "; free memory, or use a smaller model")
     )
 
 
@@ -151,11 +165,11 @@ def refuse_what_does_not_fit(
         ResourceExhausted: the weights do not fit; where the plan is shown, or no cache beside them.
     """
     kind = DataType.parse(dtype)
+    engine = engine or EngineConfig()
     if shows:
-        plan = plan_memory(config, engine or EngineConfig(), kind)
-        print(f"memory: {plan}", file=sys.stderr)
+        print(f"memory: {plan_memory(config, engine, kind)}", file=sys.stderr)
     else:
-        check_weights_fit(config, kind, device_info().free_bytes)
+        check_weights_fit(config, kind, device_info().free_bytes, engine.quantization)
 
 
 def _step_bytes(

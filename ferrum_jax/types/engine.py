@@ -15,6 +15,7 @@ POLICIES = ("fcfs", "priority", "fair_share", "sjf", "round_robin")
 ATTENTIONS = ("auto", "xla", "triton", "mosaic")
 EVICTIONS = ("lru", "fifo", "clock")
 PREEMPTIONS = ("recompute", "swap")
+QUANTIZATIONS = ("int8",)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class EngineConfig:
     kv_dtype: str = "auto"
     """dtype of the cache; `auto`: that of the weights."""
     quantization: str | None = None
+    """What weights are kept in: None for their dtype, or `int8`: projections rounded to integers
+    with a scale per output channel (`models/quantized.py`)."""
     attention: str = "auto"
     """What computes attention: `xla`, `triton` (Pallas kernels, NVIDIA GPUs from compute capability
     8.0 on) or `auto`: triton where the device and the model allow it, else xla."""
@@ -160,6 +163,11 @@ class EngineConfig:
                     f"EngineConfig.{name} is {getattr(self, name)!r}; "
                     f"choose one of {', '.join(choices)}"
                 )
+        if self.quantization not in (None, *QUANTIZATIONS):
+            raise ConfigError(
+                f"EngineConfig.quantization is {self.quantization!r}; choose "
+                f"{', '.join(QUANTIZATIONS)} or None"
+            )
         for name in ("chunked_prefill", "prefix_caching", "batch_invariant", "run_ahead"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
@@ -176,7 +184,6 @@ class EngineConfig:
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""
         for name, supported in (
-            ("quantization", (None,)),
             ("attention", ("auto", "xla", "triton")),
             ("mesh", (None,)),
         ):

@@ -70,12 +70,19 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(monkeypatch):
     needed = weight_bytes(config, DataType.FLOAT32)
     check_weights_fit(config, DataType.FLOAT32, needed)
     check_weights_fit(config, DataType.FLOAT32, None)
-    with pytest.raises(
-        fj.ResourceExhausted, match=rf"take {needed:,} bytes in float32 and .* use dtype='bfloat16'"
-    ):
+    rounded = weight_bytes(config, DataType.FLOAT32, "int8")
+    check_weights_fit(config, DataType.FLOAT32, rounded, "int8")
+    with pytest.raises(fj.ResourceExhausted) as refused:
         check_weights_fit(config, DataType.FLOAT32, needed - 1)
+    message = str(refused.value)
+    assert f"the weights take {needed:,} bytes in float32 and {needed - 1:,} are free" in message
+    assert f"with dtype='bfloat16' they take {needed // 2:,}" in message
+    assert f"with EngineConfig(quantization='int8') they take {rounded:,}" in message
+    assert "smaller model" not in message
     with pytest.raises(fj.ResourceExhausted, match="free memory, or use a smaller model"):
         check_weights_fit(config, DataType.BFLOAT16, 1000)
+    with pytest.raises(fj.ResourceExhausted, match="nothing takes less"):
+        check_weights_fit(config, DataType.BFLOAT16, 1000, "int8")
 
     monkeypatch.setattr(memory, "device_info", lambda: replace(device_info(), free_bytes=10**7))
     monkeypatch.setattr("ferrum_jax.runtime.llm.load_model", lambda *a, **k: pytest.fail("loads"))

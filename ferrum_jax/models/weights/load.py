@@ -19,6 +19,7 @@ from ferrum_jax.models.families import family_of, read_config
 from ferrum_jax.models.families.published import text_part
 from ferrum_jax.models.families.quantization import read_quantization
 from ferrum_jax.models.params import Params
+from ferrum_jax.models.quantized import quantise, quantises
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.models.weights.checkpoint import open_checkpoint
 from ferrum_jax.models.weights.files import listed, read_json
@@ -39,7 +40,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_model(
-    path: str | Path, dtype: str = "float32", *, progress: bool = False
+    path: str | Path,
+    dtype: str = "float32",
+    *,
+    progress: bool = False,
+    quantization: str | None = None,
 ) -> tuple[ModelConfig, Params]:
     """The config and the parameters of a Hugging Face directory or hub id.
 
@@ -50,6 +55,7 @@ def load_model(
     Args:
         dtype: of all parameters (float32, bfloat16 or float16); they are cast as they are read.
         progress: show a bar by bytes.
+        quantization: `int8`: projections are rounded as they are read (`models/quantized.py`).
 
     Raises:
         ModelError, ConfigError, UnsupportedError, WeightError: as the parts that they name;
@@ -67,6 +73,7 @@ def load_model(
             kind,
             around=Surroundings.of(raw, where),
             progress=progress,
+            quantization=quantization,
         )
 
 
@@ -82,6 +89,7 @@ def load_params(
     *,
     around: Surroundings | None = None,
     progress: bool = False,
+    quantization: str | None = None,
 ) -> Params:
     """The parameters that `config` asks for, each read, cast and handed to the device in turn.
 
@@ -90,6 +98,7 @@ def load_params(
 
     Args:
         around: what the checkpoint holds beside the text model.
+        quantization: as in `EngineConfig`: each weight is rounded before it goes to the device.
 
     Raises:
         WeightError: missing, unread and misshapen tensors, all in one error, before any is read;
@@ -121,8 +130,10 @@ def load_params(
     total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
     with tqdm(total=total, unit="B", unit_scale=True, desc="load", disable=not progress) as bar:
         for key in ordered:
-            arrays[key] = _read(table[key], shapes[key], naming, source, dtype)
-            bar.update(arrays[key].nbytes)
+            host = _read(table[key], shapes[key], naming, source, dtype)
+            rounds = quantization is not None and quantises(key)
+            arrays[key] = quantise(key, host, dtype.value) if rounds else jax.device_put(host)
+            bar.update(host.nbytes)
     return unflatten(config, arrays)
 
 
@@ -204,8 +215,8 @@ def _read(
     naming: Naming,
     source: WeightSource,
     dtype: DataType,
-) -> jax.Array:
-    """One parameter on the device, from as many tensors as it takes."""
+) -> np.ndarray:
+    """One parameter on the host, from as many tensors as it takes."""
     host = np.empty(shape, jax.numpy.dtype(dtype.value))
     for index, name in enumerate(naming.stored[name] for name in entry.names):
         stored = source.read(name)
@@ -214,4 +225,4 @@ def _read(
                 f"{source.location}: {name} has dtype {stored.dtype}; weights are floating-point"
             )
         entry.fill(host, index, stored)
-    return jax.device_put(host)
+    return host

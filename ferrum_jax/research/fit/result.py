@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from jaxtyping import Float, Int
 
+from ferrum_jax.models.quantized import refuse_quantized
 from ferrum_jax.research.figure import FigurePath
 from ferrum_jax.research.fit.lora import LoRA
 from ferrum_jax.research.fit.soft_prompt import SoftPrompt
@@ -98,6 +99,7 @@ class Fit:
             ModelError: it was fitted to a model of another shape.
         """
         self._check_fits(llm)
+        refuse_quantized(llm.params, "merging a fit")
         params = self.trainable.merge(llm.config, llm.params, self.value)
         if params is llm.params:
             raise UnsupportedError(
