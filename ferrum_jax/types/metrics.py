@@ -112,10 +112,17 @@ class EngineMetrics:
             ("prompt, computed", f"{self.prompt_tokens_computed:,}", "tokens"),
             ("cached or shared", f"{self.cached_tokens:,}", "tokens"),
             ("generated", f"{self.generated_tokens:,}", "tokens"),
-            ("drafted", f"{self.drafted_tokens:,}", "tokens"),
-            ("accepted of them", _percent(self.acceptance_rate), "%"),
+            *self._draft_rows(),
             ("prompt throughput", f"{self.prompt_throughput:,.1f}", "tokens/s"),
             ("generation throughput", f"{self.generation_throughput:,.1f}", "tokens/s"),
+        ]
+
+    def _draft_rows(self) -> list[tuple[str, str, str]]:
+        if not self.drafted_tokens:
+            return []
+        return [
+            ("drafted", f"{self.drafted_tokens:,}", "tokens"),
+            ("accepted of them", _percent(self.acceptance_rate), "%"),
         ]
 
     def _use_rows(self) -> list[tuple[str, str, str]]:

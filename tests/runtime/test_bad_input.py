@@ -238,7 +238,9 @@ def test_a_step_broken_off_after_its_cache_was_donated(llm, monkeypatch, failure
         ({"client_weights": "abc"}, fj.ConfigError, "client_weights"),
         ({"kv_dtype": "int3"}, fj.ConfigError, "int3"),
         ({"attention": "mosaic"}, fj.UnsupportedError, "attention"),
-        ({"speculative": "ngram"}, fj.UnsupportedError, "speculative"),
+        ({"speculative": 3}, fj.ConfigError, "speculative"),
+        ({"speculative": ""}, fj.ConfigError, "draft"),
+        ({"quantization": "int4"}, fj.ConfigError, "quantization"),
     ],
 )
 def test_engine_configs(settings, error, says):

@@ -130,7 +130,10 @@ def test_ngrams(make_llm, plain):
     draft = fj.Speculation(num_tokens=5, ngram=(1, 3))
     with make_llm(batch_invariant=True, speculative=draft) as llm:
         same(run(llm), plain, 0.0)
-        assert llm.metrics.snapshot().drafted_tokens > 0
+        metrics = llm.metrics.snapshot()
+        assert metrics.drafted_tokens > 0
+        assert f"{metrics.drafted_tokens:,} tokens" in str(metrics)
+        assert f"accepted_tokens_total {metrics.accepted_tokens}" in llm.metrics.prometheus()
 
 
 def test_steps_that_are_cut_to_their_work(make_llm, plain):
