@@ -25,9 +25,11 @@ share the keys and values of another read them again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ferrum_jax.kv import layer_token_bytes, slot_bytes
+from ferrum_jax.models.quantized import quantises
 from ferrum_jax.models.shapes import flatten_shapes
 from ferrum_jax.types import (
     AttentionConfig,
@@ -59,13 +61,16 @@ def decode_cost(
     context: float,
     itemsize: int,
     kv_dtype: DataType = DataType.FLOAT32,
+    quantization: str | None = None,
 ) -> Cost:
     """One token for each of `batch` sequences that hold `context` tokens.
 
     Args:
         itemsize: bytes per element of the weights.
         kv_dtype: of the cache.
+        quantization: as in `EngineConfig`; scales are left out.
     """
+    weights = _weight_bytes(config, float(batch), itemsize, quantization)
     kv = sum(_kv_bytes(config, spec, context, kv_dtype) for spec in config.layers)
     return Cost(
         flops=batch
@@ -74,12 +79,17 @@ def decode_cost(
             + 2 * _logit_weights(config)
             + sum(_mixer_flops(spec, context, cached=True) for spec in config.layers)
         ),
-        bytes=itemsize * (_layer_weights(config, experts=float(batch)) + _logit_weights(config))
-        + batch * (kv + 2 * slot_bytes(config)),
+        bytes=weights + batch * (kv + 2 * slot_bytes(config)),
     )
 
 
-def prefill_cost(config: ModelConfig, sequences: int, length: int, itemsize: int) -> Cost:
+def prefill_cost(
+    config: ModelConfig,
+    sequences: int,
+    length: int,
+    itemsize: int,
+    quantization: str | None = None,
+) -> Cost:
     """The prompts of `sequences` sequences, `length` tokens each, in one step."""
     mixers = sum(
         config.layers.count(spec)
@@ -90,22 +100,36 @@ def prefill_cost(config: ModelConfig, sequences: int, length: int, itemsize: int
     return Cost(
         flops=2.0 * tokens * _layer_weights(config, experts=1.0)
         + sequences * (mixers + 2.0 * _logit_weights(config)),
-        bytes=float(
-            itemsize * (_layer_weights(config, experts=float(tokens)) + _logit_weights(config))
-            + sequences * slot_bytes(config)
-        ),
+        bytes=_weight_bytes(config, float(tokens), itemsize, quantization)
+        + float(sequences * slot_bytes(config)),
     )
+
+
+def _weight_bytes(
+    config: ModelConfig, tokens: float, itemsize: int, quantization: str | None
+) -> float:
+    """Of the matmuls that so many tokens need."""
+
+    def size(name: str) -> int:
+        return 1 if quantization == "int8" and quantises(name) else itemsize
+
+    return _layer_sum(config, tokens, size) + itemsize * _logit_weights(config)
 
 
 def _layer_weights(config: ModelConfig, *, experts: float) -> float:
     """Weights of the layers that `experts` tokens touch, every token its own k experts."""
+    return _layer_sum(config, experts, lambda name: 1)
+
+
+def _layer_sum(config: ModelConfig, experts: float, size: Callable[[str], int]) -> float:
     total = 0.0
     for name, shape in flatten_shapes(config).items():
         if name.startswith("layers."):
             layer, *path = name.split(".")[1:]
-            total += _share(config.layers[int(layer)], path, experts) * math.prod(shape)
+            share = _share(config.layers[int(layer)], path, experts)
+            total += size(name) * share * math.prod(shape)
         elif name in BESIDE_LAYERS:
-            total += math.prod(shape)
+            total += size(name) * math.prod(shape)
     return total
 
 

@@ -76,6 +76,7 @@ class Workload:
     def __init__(self, llm: LLM, sizes: Sizes):
         self.llm, self.sizes = llm, sizes
         self._itemsize = DataType.parse(str(llm.params.embed.dtype)).itemsize
+        self._rounded = llm.engine_config.quantization
         self._rng = np.random.default_rng(0)
 
     @property
@@ -107,7 +108,7 @@ class Workload:
 
     def time_first_token(self, meter: LimitMeter) -> Measured:
         """Time to first token, warm."""
-        cost = prefill_cost(self.llm.config, 1, self.sizes.prompt, self._itemsize)
+        cost = prefill_cost(self.llm.config, 1, self.sizes.prompt, self._itemsize, self._rounded)
         pairs = [(meter.measure(), self.first_token_seconds()) for _ in range(self.sizes.rounds)]
         return summarise("first token, warm", 1, self.sizes.prompt, cost, pairs)
 
@@ -115,7 +116,9 @@ class Workload:
         """As many prompts as fill one step."""
         budget = self.llm.engine_config
         count = min(budget.max_num_batched_tokens // self.sizes.prompt, budget.max_num_seqs) or 1
-        cost = prefill_cost(self.llm.config, count, self.sizes.prompt, self._itemsize)
+        cost = prefill_cost(
+            self.llm.config, count, self.sizes.prompt, self._itemsize, self._rounded
+        )
         self._prefill(count)
         pairs = [(meter.measure(), self._prefill(count)) for _ in range(self.sizes.rounds)]
         tokens = count * self.sizes.prompt
@@ -142,7 +145,7 @@ class Workload:
             host, dispatch = self._host_seconds(probe)
         context = self.sizes.prompt + self.sizes.decode_steps / 2
         kv_dtype = self.engine.kv.dtype
-        cost = decode_cost(self.llm.config, batch, context, self._itemsize, kv_dtype)
+        cost = decode_cost(self.llm.config, batch, context, self._itemsize, kv_dtype, self._rounded)
         return summarise("decode", batch, batch, cost, pairs, host, dispatch)
 
     def run_once(self, batch: int) -> None:

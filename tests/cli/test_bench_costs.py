@@ -1,14 +1,16 @@
 """What a step must do at least, for layers of every kind: by hand."""
 
 import math
+from functools import partial
 
 import pytest
 
 from ferrum_jax.cli.bench_costs import decode_cost, prefill_cost
 from ferrum_jax.kv import slot_bytes
 from ferrum_jax.models.families import read_config
+from ferrum_jax.models.quantized import quantises
 from ferrum_jax.models.shapes import flatten_shapes
-from tests.parity.golden import raw_config
+from tests.parity.golden import case_names, raw_config
 
 
 def config_of(name, **changes):
@@ -107,3 +109,14 @@ def test_projected_embeddings_are_multiplied():
     inner, width = config.embed_size, config.hidden_size
     ends = inner * width + config.vocab_size * inner + inner * width
     assert plain == 2 * (weights(config) + ends)
+
+
+def test_rounded_weights_are_a_byte_each():
+    config = config_of(case_names("llama")[0])
+    shapes = flatten_shapes(config)
+    rounded = sum(math.prod(shape) for name, shape in shapes.items() if quantises(name))
+    assert rounded > 0
+    for cost in (partial(decode_cost, config, 2, 50), partial(prefill_cost, config, 1, 5)):
+        plain, int8 = cost(4), cost(4, quantization="int8")
+        assert plain.bytes - int8.bytes == 3 * rounded
+        assert plain.flops == int8.flops
