@@ -136,6 +136,11 @@ def _load(args: argparse.Namespace, sizes: Sizes) -> LLM:
         max_num_batched_tokens=max(512, largest),
         compile_cache_dir=None,
     )
+    if config.speculative is not None:
+        raise UsageError(
+            "--engine speculative: bench times steps of one token a sequence, and drafts have more; "
+            "experiments/012_speculation times them"
+        )
     if largest > config.max_num_seqs:
         raise UsageError(f"--batch {largest} is above max_num_seqs = {config.max_num_seqs}")
     length = sizes.prompt + sizes.generated(largest, config)

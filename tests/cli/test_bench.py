@@ -107,6 +107,12 @@ def test_a_batch_above_max_num_seqs_is_a_usage_error(run, checkpoint):
     assert "--batch 4 is above max_num_seqs = 3" in err
 
 
+def test_drafts_are_a_usage_error(run, checkpoint):
+    code, _, err = run("bench", "--model", checkpoint, "--engine", "speculative=ngram")
+    assert code == 2
+    assert "bench times steps of one token a sequence" in err
+
+
 def test_requests_that_cannot_decode_together_are_an_error(checkpoint):
     engine = EngineConfig(max_num_seqs=3, max_model_len=128, num_pages=3)
     refused = pytest.raises(ResourceExhausted, match="raise max_num_seqs, num_pages")
