@@ -138,8 +138,8 @@ def _load(args: argparse.Namespace, sizes: Sizes) -> LLM:
     )
     if config.speculative is not None:
         raise UsageError(
-            "--engine speculative: bench times steps of one token a sequence, and drafts have more; "
-            "experiments/012_speculation times them"
+            "--engine speculative: bench times steps of one token a sequence, and drafts have "
+            "more; experiments/012_speculation times them"
         )
     if largest > config.max_num_seqs:
         raise UsageError(f"--batch {largest} is above max_num_seqs = {config.max_num_seqs}")
