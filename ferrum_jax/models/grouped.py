@@ -25,7 +25,8 @@ from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
 
 LARGEST_TILE = 64
 CAN_TRANSPOSE_TILES = jax.__version_info__ >= (0, 6)
-"""jax 0.5.0 fails to transpose the loop over tiles, and so runs ragged_dot."""
+"""jax 0.5.0 fails to transpose the loop over tiles: it runs ragged_dot, and for derivatives through
+rounded matrices gathers one of them per tile."""
 
 
 @struct.dataclass
@@ -89,7 +90,7 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     out = grouped_matmul(rows, matrices, groups)
     change: Any = jnp.zeros_like(out)
     if not isinstance(d_rows, jax.custom_derivatives.SymbolicZero):
-        change += _product(d_rows, matrices, groups)
+        change += _transposable_product(d_rows, matrices, groups)
     if is_quantized(matrices):  # Integers have no derivative.
         return out, change
     if not isinstance(d_matrices, jax.custom_derivatives.SymbolicZero):
@@ -104,6 +105,15 @@ def _product(rows: Array, matrices: Any, groups: Groups) -> Array:
     if not CAN_TRANSPOSE_TILES:
         return _masked(rows, matrices, groups)
     return jax.lax.platform_dependent(rows, matrices, groups, cpu=_in_tiles, default=_masked)
+
+
+def _transposable_product(rows: Array, matrices: Any, groups: Groups) -> Array:
+    if not is_quantized(matrices) or CAN_TRANSPOSE_TILES:
+        return _product(rows, matrices, groups)
+    tiles = jax.vmap(lambda tile_RD, group: tile_RD @ matrices[group])(
+        rows[groups.rows], groups.group_of_tile
+    )
+    return tiles.reshape(-1, tiles.shape[-1])[groups.place]
 
 
 def _masked(rows: Array, matrices: Array, groups: Groups) -> Array:

@@ -87,9 +87,9 @@ def test_a_row_costs_little_more_than_the_chunk_that_it_becomes(policy):
 
 @pytest.mark.parametrize("prefix_caching", [True, False])
 def test_the_cost_grows_no_faster_than_the_rows(prefix_caching):
-    """Up to 2,048 rows; the factor of 2 is for what a larger working set costs the processor."""
+    """Up to 2,048 rows; the factor of 3 is for what a larger working set costs the processor."""
     few, many = (decoding(n, prefix_caching=prefix_caching) for n in (64, 2048))
-    assert cost(many) < 2 * 32 * cost(few)
+    assert cost(many) < 3 * 32 * cost(few)  # Were it quadratic: 32 * 32.
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority", "sjf", "fair_share"])
