@@ -14,6 +14,7 @@ from ferrum_jax.models.weights.load import load_model
 from tests.parity.golden import load_case, make_weights, write_checkpoint
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
@@ -151,7 +152,7 @@ def test_mxfp4(tmp_path):
 def test_every_byte_and_exponent_of_mxfp4(tmp_path):
     """bfloat16 holds all of them, so that nothing is rounded: against the plain statement."""
     from ferrum_jax.models.weights.checkpoint import open_checkpoint
-    from ferrum_jax.models.weights.quantized import Mxfp4Weights
+    from ferrum_jax.models.weights.dequantize.mxfp4 import Mxfp4Weights
 
     blocks = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(255, axis=0)
     exponents = np.arange(255, dtype=np.uint8).reshape(255, 1, 1).repeat(16, axis=2)
@@ -179,10 +180,20 @@ def test_mxfp4_of_the_wrong_shape(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("llama", {"quant_method": "gptq", "bits": 4}),
-        ("llama", {"quant_method": "awq"}),
+        ("llama", {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}),
+        ("llama", {"quant_method": "gptq", "bits": 5}),
+        ("gpt2", {"quant_method": "gptq", "bits": 4}),
+        ("gpt2", {"quant_method": "awq"}),
+        ("llama", {"quant_method": "awq", "version": "gemv"}),
+        ("llama", {"quant_method": "awq", "zero_point": False}),
         ("llama", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        ("llama", {"quant_method": "compressed-tensors"}),
+        ("llama", COMPRESSED | {"format": "marlin-24"}),
+        ("llama", COMPRESSED | {"sparsity_config": {"format": "sparse-24-bitmask"}}),
+        (
+            "llama",
+            COMPRESSED | {"transform_config": {"config_groups": {"u": {"type": "hadamard"}}}},
+        ),
+        ("llama", COMPRESSED | {"quantization_status": "frozen"}),
         ("llama", {"quant_method": "fbgemm_fp8"}),
         ("llama", {"quant_method": "modelopt"}),
         ("llama", {"quant_method": "mxfp4"}),

@@ -22,6 +22,7 @@ from ferrum_jax.models.params import Params
 from ferrum_jax.models.quantized import quantise, quantises
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.models.weights.checkpoint import open_checkpoint
+from ferrum_jax.models.weights.dequantize import dequantized
 from ferrum_jax.models.weights.files import listed, read_json
 from ferrum_jax.models.weights.hub import resolve_checkpoint
 from ferrum_jax.models.weights.naming import (
@@ -32,7 +33,6 @@ from ferrum_jax.models.weights.naming import (
     sort_out,
     stored_heads,
 )
-from ferrum_jax.models.weights.quantized import dequantized
 from ferrum_jax.models.weights.sources import Source
 from ferrum_jax.types import DataType, ModelConfig, WeightError
 
@@ -49,7 +49,8 @@ def load_model(
     """The config and the parameters of a Hugging Face directory or hub id.
 
     Of a multimodal checkpoint the text model is loaded; the other parts are left aside, with a line
-    in the log. Weights in fp8, and gpt-oss's in mxfp4, become floating-point numbers of `dtype`.
+    in the log. Weights in fp8 and mxfp4, and those of GPTQ, AWQ and compressed-tensors, become
+    floating-point numbers of `dtype`.
     A tied model that stores its head besides is loaded where the head equals the embedding.
 
     Args:
@@ -116,6 +117,7 @@ def load_params(
     others = set(source.names()) - set(naming.stored.values()) - set(heads)
     unused = family.unused(config) if hasattr(family, "unused") else ()
     unread, aside = sort_out(others, naming, around or Surroundings(), config.num_layers, unused)
+    unread = {name for name in unread if not _adds_nothing(name, source)}
     _check(table, shapes, naming, source, unread)
     if aside:
         _LOG.warning(
@@ -135,6 +137,11 @@ def load_params(
             arrays[key] = quantise(key, host, dtype.value) if rounds else jax.device_put(host)
             bar.update(host.nbytes)
     return unflatten(config, arrays)
+
+
+def _adds_nothing(name: str, source: WeightSource) -> bool:
+    """Whether it is a bias of zeros, which writers of rounded weights store for layers without."""
+    return name.endswith(".bias") and not np.any(np.asarray(source.read(name), np.float32))
 
 
 def _tied(embed: str, naming: Naming, source: WeightSource) -> tuple[Naming, list[str]]:
