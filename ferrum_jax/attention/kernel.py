@@ -28,7 +28,12 @@ OLDEST_GPU = 8.0
 
 
 def choose_attention(
-    name: str, device: DeviceInfo, config: ModelConfig, kv: KVCacheConfig
+    name: str,
+    device: DeviceInfo,
+    config: ModelConfig,
+    kv: KVCacheConfig,
+    *,
+    num_devices: int = 1,
 ) -> BindAttention:
     """The paged attention of an `EngineConfig.attention`, to be bound to each step's layout.
 
@@ -38,11 +43,14 @@ def choose_attention(
         UnsupportedError: that implementation does not run on this device or for this model, or
             does not exist in this version.
     """
+    if num_devices > 1 and name in ("auto", "xla"):
+        return partial(paged_attention, by_head=True)
     if name == "xla":
         return paged_attention
     problem = "it is not built in this version"
     if name in ("auto", "triton"):
-        problem = _device_problem(device) or _model_problem(config, kv)
+        divided = "the Triton kernels run on one device" if num_devices > 1 else None
+        problem = divided or _device_problem(device) or _model_problem(config, kv)
     if problem is None:
         return triton_attention()
     if name == "auto":

@@ -119,9 +119,13 @@ def paged_meta(
     )
 
 
-def paged_attention(step: PagedMeta) -> Attend:
-    """An `Attend` bound to one step's layout, to be made inside the jitted step."""
-    return partial(_attend, step=step)
+def paged_attention(step: PagedMeta, *, by_head: bool = False) -> Attend:
+    """An `Attend` bound to one step's layout, to be made inside the jitted step.
+
+    Args:
+        by_head: let no product mix heads, which may be on several devices.
+    """
+    return partial(_attend, step=step, by_head=by_head)
 
 
 def _attend(
@@ -133,6 +137,7 @@ def _attend(
     spec: AttentionConfig,
     *,
     step: PagedMeta,
+    by_head: bool = False,
     sinks: Float[Array, " N"] | None = None,
     tap_pattern: Callable[[Array], Array] | None = None,
     cached: bool = False,
@@ -160,7 +165,7 @@ def _attend(
     position_tiles = step.tile_positions.reshape(-1, step.group, step.tile)
     rows = step.tile_rows.reshape(-1, step.group)
     sink = None if sinks is None else sinks.astype(jnp.float32).reshape(-1, groups)
-    body = partial(_group, cache=cache, step=step, spec=spec, sink=sink)
+    body = partial(_group, cache=cache, step=step, by_head=by_head, spec=spec, sink=sink)
     if rows.shape[0] == 1:
         out = body((q_tiles[0], position_tiles[0], rows[0]))[None]
     else:
@@ -200,6 +205,7 @@ def _group(
     *,
     cache: LayerCache,
     step: PagedMeta,
+    by_head: bool,
     spec: AttentionConfig,
     sink: Array | None,
 ) -> Float[Array, "X Q K G H"]:
@@ -213,8 +219,8 @@ def _group(
     padding = num_blocks * pages_per_block - tables.shape[1]
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
-    many = _one_query if q_XQKGH.shape[1] == 1 else _many_queries
-    products = many(q_XQKGH, spec.value_size)
+    one = q_XQKGH.shape[1] == 1 and not by_head
+    products = (_one_query if one else _many_queries)(q_XQKGH, spec.value_size)
     # Quantised values are exact in bf16; float16 would lose small weights times small scales.
     kind = jnp.bfloat16 if q_XQKGH.dtype == jnp.bfloat16 else jnp.float32
 

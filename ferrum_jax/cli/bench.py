@@ -141,6 +141,8 @@ def _load(args: argparse.Namespace, sizes: Sizes) -> LLM:
             "--engine speculative: bench times steps of one token a sequence, and drafts have "
             "more; experiments/012_speculation times them"
         )
+    if config.num_devices > 1:
+        raise UsageError("--engine mesh: the limits that bench measures are of one device")
     if largest > config.max_num_seqs:
         raise UsageError(f"--batch {largest} is above max_num_seqs = {config.max_num_seqs}")
     length = sizes.prompt + sizes.generated(largest, config)

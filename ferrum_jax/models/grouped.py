@@ -13,20 +13,45 @@ Dimension key: Y rows, E groups, D in, F out, X tiles, R rows of a tile.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
+
+try:  # Since jax 0.6.
+    from jax import shard_map
+
+    UNCHECKED: dict[str, Any] = {"check_vma": False}
+except ImportError:
+    from jax.experimental.shard_map import shard_map
+
+    UNCHECKED = {"check_rep": False}
 
 LARGEST_TILE = 64
 CAN_TRANSPOSE_TILES = jax.__version_info__ >= (0, 6)
 """jax 0.5.0 fails to transpose the loop over tiles: it runs ragged_dot, and for derivatives through
 rounded matrices gathers one of them per tile."""
+MODEL_AXIS = "model"
+"""Of a mesh: the axis over which a model is divided (`models/partition.py`)."""
+
+
+@struct.dataclass
+class DividedExperts:
+    """Matrices of which each device of a mesh holds as many as the others.
+
+    Each multiplies the rows of its own, and the products are summed over the devices.
+    """
+
+    matrices: Any
+    """[E, D, F], or a `QuantizedMatrix`"""
+    mesh: Mesh = struct.field(pytree_node=False)
 
 
 @struct.dataclass
@@ -41,6 +66,8 @@ class Groups:
     used: Bool[Array, " X"]
     place: Int[Array, " Y"]
     """flat index into [X, R]"""
+    begin: Int[Array, ""] | None = None
+    """the first row of the first group, where others' rows stand before it"""
 
 
 def group_rows(group_Y: Int[Array, " Y"], num_groups: int, *, tile: int | None = None) -> Groups:
@@ -76,7 +103,9 @@ def tile_size(num_rows: int, num_groups: int) -> int:
 
 @partial(jax.custom_jvp)
 def grouped_matmul(
-    rows: Float[Array, "Y D"], matrices: Float[Array, "E D F"] | QuantizedMatrix, groups: Groups
+    rows: Float[Array, "Y D"],
+    matrices: Float[Array, "E D F"] | QuantizedMatrix | DividedExperts,
+    groups: Groups,
 ) -> Float[Array, "Y F"]:
     """`rows[y] @ matrices[group of y]`."""
     return _product(rows, matrices, groups)
@@ -100,6 +129,8 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def _product(rows: Array, matrices: Any, groups: Groups) -> Array:
+    if isinstance(matrices, DividedExperts):
+        return _over_devices(rows, matrices, groups)
     if is_quantized(matrices):  # ragged_dot would need all of them as floats at once.
         return _in_tiles(rows, matrices, groups)
     if not CAN_TRANSPOSE_TILES:
@@ -116,8 +147,43 @@ def _transposable_product(rows: Array, matrices: Any, groups: Groups) -> Array:
     return tiles.reshape(-1, tiles.shape[-1])[groups.place]
 
 
+def _over_devices(rows: Array, experts: DividedExperts, groups: Groups) -> Array:
+    everywhere, divided = PartitionSpec(), PartitionSpec(MODEL_AXIS)
+    run = shard_map(
+        _share,
+        mesh=experts.mesh,
+        in_specs=(everywhere, divided, everywhere),
+        out_specs=everywhere,
+        **UNCHECKED,
+    )
+    return run(rows, experts.matrices, groups)
+
+
+def _share(rows: Array, matrices: Any, groups: Groups) -> Array:
+    """What one device's experts contribute, summed over the devices."""
+    count = matrices.shape[0]
+    first = jax.lax.axis_index(MODEL_AXIS) * count
+    own_X = groups.group_of_tile - first
+    sizes = jax.lax.dynamic_slice_in_dim(groups.sizes, first, count)
+    begin = jnp.sum(jnp.where(jnp.arange(groups.sizes.shape[0]) < first, groups.sizes, 0))
+    own = replace(
+        groups,
+        sizes=sizes,
+        group_of_tile=jnp.clip(own_X, 0, count - 1),
+        used=groups.used & (own_X >= 0) & (own_X < count),
+        begin=begin,
+    )
+    return jax.lax.psum(_product(rows, matrices, own), MODEL_AXIS)
+
+
 def _masked(rows: Array, matrices: Array, groups: Groups) -> Array:
-    return jax.lax.ragged_dot(rows, matrices, groups.sizes)
+    if groups.begin is None:
+        return jax.lax.ragged_dot(rows, matrices, groups.sizes)
+    # ragged_dot's first group begins at the first row.
+    rolled = jnp.roll(rows, -groups.begin, axis=0)
+    out = jax.lax.ragged_dot(rolled, matrices, groups.sizes)
+    is_own = jnp.arange(rows.shape[0]) < jnp.sum(groups.sizes)
+    return jnp.roll(jnp.where(is_own[:, None], out, 0), groups.begin, axis=0)
 
 
 def _in_tiles(rows: Array, matrices: Any, groups: Groups) -> Array:

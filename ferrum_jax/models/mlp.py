@@ -6,12 +6,14 @@ Dimension key: T tokens, D model, U = 2 with a gate and 1 without, F ffn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ferrum_jax.models.params import MLPParams
+from ferrum_jax.models.quantized import is_quantized
 from ferrum_jax.models.taps import LayerTap
 from ferrum_jax.types import Activation, MLPConfig
 
@@ -31,8 +33,7 @@ def mlp(
     x: Float[Array, "T D"], params: MLPParams, spec: MLPConfig, tap: LayerTap
 ) -> Float[Array, "T D"]:
     """`act(x gate) * (x up)` or `act(x up)`, then down. Sites: mlp_pre, mlp_post."""
-    # `TD,DUF->TUF`, written as the plain matmul that XLA runs fastest on a CPU.
-    y_TUF = (x @ params.gate_up.reshape(x.shape[-1], -1)).reshape(-1, *params.gate_up.shape[1:])
+    y_TUF = _joined(x, params.gate_up)
     y_TUF = tap.adapted("gate_up", x, y_TUF)
     if params.gate_up_bias is not None:
         y_TUF = y_TUF + params.gate_up_bias
@@ -48,6 +49,14 @@ def mlp(
     out = tap.adapted("down", hidden, hidden @ params.down)
     out = out if params.down_bias is None else out + params.down_bias
     return out if spec.down_scale == 1.0 else out * spec.down_scale
+
+
+def _joined(x: Float[Array, "T D"], weights: Any) -> Float[Array, "T U F"]:
+    """`TD,DUF->TUF`. Of an array it is not written as a matmul of `[D, U x F]`: XLA makes that of
+    it by itself, but could not divide F over devices then."""
+    if is_quantized(weights):
+        return (x @ weights.reshape(x.shape[-1], -1)).reshape(-1, *weights.shape[1:])
+    return jnp.tensordot(x, weights, 1)
 
 
 def xielu(x: Array, alpha: Float[Array, 2]) -> Array:

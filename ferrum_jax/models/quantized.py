@@ -85,7 +85,7 @@ def quantises(path: str) -> bool:
 
 
 def quantise(path: str, weights: np.ndarray, dtype: str) -> QuantizedMatrix:
-    """A parameter rounded, on the device.
+    """A parameter rounded, on the host.
 
     Args:
         path: of the parameter, as in `layers.3.attention.qkv`; it tells inputs from outputs.
@@ -96,12 +96,8 @@ def quantise(path: str, weights: np.ndarray, dtype: str) -> QuantizedMatrix:
     scales = np.abs(flat).max(axis=-2) / LARGEST
     steps = flat / np.where(scales > 0, scales, 1)[..., None, :]
     values = np.rint(steps).astype(np.int8)
-    return QuantizedMatrix(
-        jax.device_put(values),
-        jax.device_put(scales.astype(np.float32)),
-        shape=tuple(weights.shape),
-        dtype=dtype,
-    )
+    shape = tuple(weights.shape)
+    return QuantizedMatrix(values, scales.astype(np.float32), shape=shape, dtype=dtype)
 
 
 def quantise_params(params: Params) -> Params:
@@ -111,7 +107,8 @@ def quantise_params(params: Params) -> Params:
         name = path_name(path)
         if is_quantized(leaf) or not quantises(name):
             return leaf
-        return quantise(name, np.asarray(leaf.astype(jnp.float32)), str(leaf.dtype))
+        rounded = quantise(name, np.asarray(leaf.astype(jnp.float32)), str(leaf.dtype))
+        return jax.device_put(rounded)
 
     return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantized)
 

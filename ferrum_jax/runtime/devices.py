@@ -39,6 +39,22 @@ def device_info() -> DeviceInfo:
     )
 
 
+def mesh_devices(count: int) -> list[Any]:
+    """The first `count` devices, those of other processes among them.
+
+    Raises:
+        DeviceError: there are fewer.
+    """
+    devices = jax.devices()
+    if len(devices) < count:
+        raise DeviceError(
+            f"EngineConfig.mesh = ({count},) asks for {count} devices and jax has {len(devices)} "
+            f"({devices[0].platform}); a CPU counts as several with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={count} set before jax starts"
+        )
+    return devices[:count]
+
+
 @cache
 def decode_compiler_options(platform: str) -> dict[str, Any]:
     """Options for compiling a step of few rows, where this jaxlib knows them.

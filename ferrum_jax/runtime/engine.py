@@ -18,6 +18,7 @@ from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
 from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
+from ferrum_jax.runtime.mesh import pooled_bytes
 from ferrum_jax.runtime.metrics import MetricsRecorder
 from ferrum_jax.runtime.report import EngineReport
 from ferrum_jax.runtime.speculation.drafter import make_drafter
@@ -79,7 +80,7 @@ class Engine:
             engine,
             dtype=DataType.parse(dtype),
             max_model_len=max_model_len,
-            free_bytes=device.free_bytes,
+            free_bytes=pooled_bytes(device, engine),
         )
         self.config = config
         self.max_model_len = max_model_len

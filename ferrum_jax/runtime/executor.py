@@ -18,6 +18,7 @@ from ferrum_jax.models import Params
 from ferrum_jax.runtime.batches import BatchMaker, slot_of
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.guides import Guides
+from ferrum_jax.runtime.mesh import cache_on, placement_of, results_on, struct_on
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.speculation.model import AT_ONCE, DraftModel
 from ferrum_jax.runtime.step import run_step
@@ -86,8 +87,11 @@ class Executor:
         """
         self._guides = guides
         self._config = config
-        self._params = params
-        self._bind = choose_attention(engine.attention, device, config, kv)
+        self._placement = placement = placement_of(engine, config)
+        self._params = params if placement is None else placement.for_steps(params)
+        self._bind = choose_attention(
+            engine.attention, device, config, kv, num_devices=engine.num_devices
+        )
         self._decode_options = decode_compiler_options(device.platform)
         self.shapes = declared_shapes(engine)
         self._compiled: dict[StepShape, Callable[..., Any]] = {}
@@ -111,13 +115,16 @@ class Executor:
     def reset(self) -> None:
         """An empty cache and neutral slots, as at the start; what was running is lost."""
         self._swapped: dict[Sequence, SwappedPages] = {}
-        self._cache = make_cache(self._config, self._kv, num_slots=self._padding_slot)
+        make = partial(make_cache, self._config, self._kv, num_slots=self._padding_slot)
+        self._cache = cache_on(self._placement, make)
         state = make_sampling_state(
             self._padding_slot,
             self._max_model_len,
             self._config.vocab_size,
             draft_len=self._draft_len,
         )
+        if self._placement is not None:
+            state = self._placement.put_replicated(state)
         self._sampling = split_state(state)
         self._drafted: dict[Sequence, int] = {}
         if self._draft_model is not None:
@@ -249,14 +256,13 @@ class Executor:
         batch = self._batches.make(Schedule(chunks=()), shape)
         tables = self._tables_of(shape.plan)
         arguments = (self._params, self._cache, batch, *self._sampling, *tables)
-        structs = jax.tree_util.tree_map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
-        )
+        structs = jax.tree_util.tree_map(partial(struct_on, self._placement), arguments)
         # A function of its own, so that its program goes when this executor goes: jax keeps what it
         # compiled for as long as there is the function.
         run = partial(self._step, config=self._config, shape=shape, bind=self._bind)
         function = partial(_run_split, run)
-        lowered = jax.jit(function, donate_argnums=(1, 3)).lower(*structs)
+        placed = results_on(self._placement, self._cache)
+        lowered = jax.jit(function, donate_argnums=(1, 3), **placed).lower(*structs)
         few_rows = shape.decodes or self._step is run_tiled_step
         options = self._decode_options if few_rows else None
         self._compiled[shape] = lowered.compile(compiler_options=options)

@@ -26,6 +26,7 @@ from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.lengths import length_bound, max_model_len
 from ferrum_jax.runtime.memory import refuse_what_does_not_fit
+from ferrum_jax.runtime.mesh import place_params, placement_of
 from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
 from ferrum_jax.runtime.ranking import Choosing
 from ferrum_jax.runtime.report import EngineReport
@@ -72,7 +73,8 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         check_params(config, params)
         self.engine_config = engine or EngineConfig()
         self.config = config
-        self.params = quantise_params(params) if self.engine_config.quantization else params
+        params = quantise_params(params) if self.engine_config.quantization else params
+        self.params = place_params(params, placement_of(self.engine_config, config))
         self.tokenizer = tokenizer
         self.eos_token_ids = tuple(eos_token_ids)
         self.sampling_defaults = sampling_defaults or SamplingDefaults()
@@ -103,8 +105,14 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         tokenizer = tokenizer_of(directory)
         defaults = sampling_defaults(directory)
         refuse_what_does_not_fit(load_config(directory), dtype, engine, shows=progress)
-        rounding = None if engine is None else engine.quantization
-        config, params = load_model(directory, dtype, progress=progress, quantization=rounding)
+        engine = engine or EngineConfig()
+        config, params = load_model(
+            directory,
+            dtype,
+            progress=progress,
+            quantization=engine.quantization,
+            placement=placement_of(engine, load_config(directory)),
+        )
         eos = eos_token_ids(directory, tokenizer)
         return cls(
             config,

@@ -15,6 +15,7 @@ from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.lengths import max_model_len
+from ferrum_jax.runtime.mesh import pooled_bytes
 from ferrum_jax.runtime.speculation.model import draft_config, with_layers_of
 from ferrum_jax.sampler import make_sampling_state
 from ferrum_jax.types import (
@@ -72,7 +73,7 @@ class MemoryPlan:
 def plan_memory(
     config: ModelConfig, engine: EngineConfig, dtype: DataType, *, compiles: bool = False
 ) -> MemoryPlan:
-    """The memory of a model that is not loaded yet, on the default device.
+    """The memory of a model that is not loaded yet, on the default device or those of the mesh.
 
     Args:
         dtype: of the weights.
@@ -81,7 +82,7 @@ def plan_memory(
     Raises:
         ResourceExhausted: the weights, or the smallest cache beside them, do not fit.
     """
-    free, drafting = device_info().free_bytes, draft_config(engine)
+    free, drafting = pooled_bytes(device_info(), engine), draft_config(engine)
     weights = weight_bytes(config, dtype, engine.quantization)
     draft_weights = 0 if drafting is None else weight_bytes(drafting, dtype)
     check_weights_fit(config, dtype, free, engine.quantization)
@@ -169,13 +170,16 @@ def refuse_what_does_not_fit(
     if shows:
         print(f"memory: {plan_memory(config, engine, kind)}", file=sys.stderr)
     else:
-        check_weights_fit(config, kind, device_info().free_bytes, engine.quantization)
+        check_weights_fit(config, kind, pooled_bytes(device_info(), engine), engine.quantization)
 
 
 def _step_bytes(
     config: ModelConfig, engine: EngineConfig, kv: KVCacheConfig, dtype: DataType, length: int
 ) -> int:
-    """Temporaries of the largest step, by the compiler's account; no weights are needed."""
+    """Temporaries of the largest step, by the compiler's account; no weights are needed.
+
+    On a mesh that is a bound: each device computes a part of what one device would.
+    """
     structs = {
         name: jax.ShapeDtypeStruct(shape, dtype.value)
         for name, shape in flatten_shapes(config).items()
@@ -183,7 +187,7 @@ def _step_bytes(
     executor = Executor(
         config,
         unflatten(config, structs),
-        engine,
+        replace(engine, mesh=None),
         replace(kv, num_pages=FEW_PAGES),
         Guides(None, (), config.vocab_size),
         max_model_len=length,

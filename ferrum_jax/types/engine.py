@@ -88,7 +88,9 @@ class EngineConfig:
     speculative: Speculation | str | None = None
     """Drafts that one step verifies: a `Speculation`, or its `draft` alone (`ngram`, or the
     directory of a smaller model)."""
-    mesh: tuple[int, ...] | None = None
+    mesh: tuple[int, ...] | int | None = None
+    """Devices that the model is divided over, as `(4,)` or 4: heads, hidden elements, experts and
+    the vocabulary (`models/partition.py`). None: the default device."""
     compile_cache_dir: str | None = "auto"
     """Where compiled programs are kept for the next process: a folder, or `auto`: jax's own
     setting, or else the user's cache folder. None: jax's own setting."""
@@ -101,6 +103,11 @@ class EngineConfig:
         return _speculation(self.speculative)
 
     @property
+    def num_devices(self) -> int:
+        """Devices of the mesh; 1 without one."""
+        return self.mesh[0] if isinstance(self.mesh, tuple) else 1
+
+    @property
     def draft_len(self) -> int:
         """Tokens of the longest draft; 0 without speculation."""
         return 0 if self.speculation is None else self.speculation.num_tokens
@@ -108,6 +115,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "client_weights", _weights(self.client_weights))
         object.__setattr__(self, "speculative", _speculation(self.speculative))
+        object.__setattr__(self, "mesh", _mesh(self.mesh))
         self._check_ranges()
         self._check_numbers()
         self._check_choices()
@@ -183,15 +191,12 @@ class EngineConfig:
 
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""
-        for name, supported in (
-            ("attention", ("auto", "xla", "triton")),
-            ("mesh", (None,)),
-        ):
-            if getattr(self, name) not in supported:
-                raise UnsupportedError(
-                    f"EngineConfig.{name} = {getattr(self, name)!r} is not supported in this "
-                    f"version; use {' or '.join(repr(v) for v in supported)}"
-                )
+        supported = ("auto", "xla", "triton")
+        if self.attention not in supported:
+            raise UnsupportedError(
+                f"EngineConfig.attention = {self.attention!r} is not supported in this "
+                f"version; use {' or '.join(repr(v) for v in supported)}"
+            )
 
 
 def _speculation(given: Any) -> Speculation | None:
@@ -203,6 +208,22 @@ def _speculation(given: Any) -> Speculation | None:
         f"EngineConfig.speculative is {given!r}; it must be a Speculation, 'ngram', the directory "
         "of a model that drafts, or None"
     )
+
+
+def _mesh(given: Any) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    shape = given if isinstance(given, tuple | list) else (given,)
+    if not shape or not all(type(size) is int and size >= 1 for size in shape):
+        raise ConfigError(
+            f"EngineConfig.mesh is {given!r}; it must be a number of devices, as 4 or (4,), or None"
+        )
+    if len(shape) > 1:
+        raise UnsupportedError(
+            f"EngineConfig.mesh = {tuple(shape)} has {len(shape)} axes, and this version divides a "
+            "model over one; for several replicas run a process each"
+        )
+    return tuple(shape)
 
 
 def _weights(given: Any) -> tuple[tuple[str, float], ...]:

@@ -51,6 +51,16 @@ def test_a_cpu_runs_xla():
         chosen("triton", CPU, ATTENTION)
 
 
+def test_several_devices_run_xla_head_by_head():
+    kv, config = KV, model(ATTENTION)
+    for name in ("auto", "xla"):
+        bind = choose_attention(name, H200, config, kv, num_devices=2)
+        assert bind.func is paged_attention
+        assert bind.keywords == {"by_head": True}
+    with pytest.raises(fj.UnsupportedError, match=r"cannot run here: .* run on one device"):
+        choose_attention("triton", H200, config, kv, num_devices=2)
+
+
 def test_an_engine_refuses_the_kernels_on_a_cpu():
     if jax.devices()[0].platform != "cpu":
         pytest.skip("there is another device than the CPU")

@@ -107,10 +107,17 @@ def test_a_batch_above_max_num_seqs_is_a_usage_error(run, checkpoint):
     assert "--batch 4 is above max_num_seqs = 3" in err
 
 
-def test_drafts_are_a_usage_error(run, checkpoint):
-    code, _, err = run("bench", "--model", checkpoint, "--engine", "speculative=ngram")
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("speculative=ngram", "bench times steps of one token a sequence"),
+        ("mesh=2", "the limits that bench measures are of one device"),
+    ],
+)
+def test_what_is_not_timed_is_a_usage_error(setting, says, run, checkpoint):
+    code, _, err = run("bench", "--model", checkpoint, "--engine", setting)
     assert code == 2
-    assert "bench times steps of one token a sequence" in err
+    assert says in err
 
 
 def test_requests_that_cannot_decode_together_are_an_error(checkpoint):

@@ -51,7 +51,7 @@ def run(monkeypatch, name: str, *, triton: bool, dtype: str = "float32", **setti
     config = ModelConfig("llama", 100, 32, layers, 64)
     if triton:
         bind = triton_attention(interpret=True)
-        monkeypatch.setattr(executor, "choose_attention", lambda *_: bind)
+        monkeypatch.setattr(executor, "choose_attention", lambda *_, **__: bind)
     engine = replace(ENGINE, **settings)
     with fj.LLM(config, init_params(config, seed=3, dtype=dtype), None, engine=engine) as llm:
         outputs = llm.generate(PROMPTS, PARAMS)

@@ -19,6 +19,7 @@ from ferrum_jax.models.families import family_of, read_config
 from ferrum_jax.models.families.published import text_part
 from ferrum_jax.models.families.quantization import read_quantization
 from ferrum_jax.models.params import Params
+from ferrum_jax.models.partition import Placement
 from ferrum_jax.models.quantized import quantise, quantises
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.models.weights.checkpoint import open_checkpoint
@@ -45,6 +46,7 @@ def load_model(
     *,
     progress: bool = False,
     quantization: str | None = None,
+    placement: Placement | None = None,
 ) -> tuple[ModelConfig, Params]:
     """The config and the parameters of a Hugging Face directory or hub id.
 
@@ -57,6 +59,7 @@ def load_model(
         dtype: of all parameters (float32, bfloat16 or float16); they are cast as they are read.
         progress: show a bar by bytes.
         quantization: `int8`: projections are rounded as they are read (`models/quantized.py`).
+        placement: the devices that they are divided over; None: all go to the default device.
 
     Raises:
         ModelError, ConfigError, UnsupportedError, WeightError: as the parts that they name;
@@ -75,6 +78,7 @@ def load_model(
             around=Surroundings.of(raw, where),
             progress=progress,
             quantization=quantization,
+            placement=placement,
         )
 
 
@@ -91,6 +95,7 @@ def load_params(
     around: Surroundings | None = None,
     progress: bool = False,
     quantization: str | None = None,
+    placement: Placement | None = None,
 ) -> Params:
     """The parameters that `config` asks for, each read, cast and handed to the device in turn.
 
@@ -100,6 +105,7 @@ def load_params(
     Args:
         around: what the checkpoint holds beside the text model.
         quantization: as in `EngineConfig`: each weight is rounded before it goes to the device.
+        placement: the devices that they are divided over; None: all go to the default device.
 
     Raises:
         WeightError: missing, unread and misshapen tensors, all in one error, before any is read;
@@ -134,7 +140,8 @@ def load_params(
         for key in ordered:
             host = _read(table[key], shapes[key], naming, source, dtype)
             rounds = quantization is not None and quantises(key)
-            arrays[key] = quantise(key, host, dtype.value) if rounds else jax.device_put(host)
+            leaf = quantise(key, host, dtype.value) if rounds else host
+            arrays[key] = jax.device_put(leaf) if placement is None else placement.put(key, leaf)
             bar.update(host.nbytes)
     return unflatten(config, arrays)
 

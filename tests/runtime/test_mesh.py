@@ -1,0 +1,171 @@
+"""A model over several devices: the same numbers, each device with its part.
+
+Devices are virtual ones of the CPU, in a process that is told so before jax starts; and two real
+processes that run one model together.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ferrum_jax as fj
+from ferrum_jax.models.families import read_config
+from ferrum_jax.models.partition import check_divides
+from tests.parity.golden import DELTA_RULES, load_case, write_checkpoint
+
+ROOT = Path(__file__).parents[2]
+INVARIANT = {"batch_invariant": True}
+CASES = {
+    "wide_llama": (8, {"also": ["edits", "captures"]}),
+    "mixtral": (2, INVARIANT),
+    "qwen3_next": (2, INVARIANT),
+    "demo": (2, INVARIANT | {"quantization": "int8", "kv_dtype": "int8"}),
+}
+MORE = dict.fromkeys(("deepseek_v2", "gemma4_text", "gpt_oss", "kimi_linear"), (2, INVARIANT))
+TOLERANCE = 1e-5
+ROUNDED_TOLERANCE = 5e-5
+"""Of a cache or of delta rules that round on their own, the logits' own size considered."""
+
+
+def compare(directory, cases):
+    arguments = [
+        word for name, (count, settings) in cases.items()
+        for word in (name, str(count), json.dumps(settings))
+    ]  # fmt: skip
+    results = directory / "results"
+    subprocess.run(
+        [sys.executable, "-m", "tests.runtime.mesh_cases", results, *arguments],
+        cwd=ROOT,
+        check=True,
+    )
+    return {found["case"]: found for found in map(json.loads, results.read_text().splitlines())}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return compare(tmp_path_factory.mktemp("mesh"), CASES)
+
+
+def check_numbers(name, found):
+    loose = name in DELTA_RULES or name == "demo"
+    tolerance = ROUNDED_TOLERANCE if loose else TOLERANCE
+    assert found["same"], name
+    for kind in ("logits", "logprobs", "captures"):
+        assert found.get(kind, 0.0) <= tolerance, (name, kind, found[kind])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_those_of_one_device(name, found):
+    """Dense logits, logprobs and captures; tokens too, with edits where the case has them."""
+    check_numbers(name, found[name])
+
+
+@pytest.mark.thorough
+def test_numbers_of_more_types(tmp_path):
+    found = compare(tmp_path, MORE)
+    assert found.keys() == MORE.keys()
+    for name in MORE:
+        check_numbers(name, found[name])
+
+
+def test_parameters_and_pages_are_divided(found):
+    wide = found["wide_llama"]
+    # Per layer qkv, o, gate_up and down of six; besides the embedding and the head of three.
+    layers = (len(wide["params"]) - 3) // 6
+    assert sorted(wide["params"]) == [1.0] * (2 * layers + 1) + [8.0] * (4 * layers + 2)
+    assert wide["pages"] == 8.0
+    assert found["mixtral"]["pages"] == found["demo"]["pages"] == 2.0
+    assert found["demo"]["num_quantized"] == 4 * 6
+
+
+def test_a_step_sends_two_sums_a_layer_and_no_weights(found):
+    """And the embedding's; what else goes around is of sampling, and has no model width."""
+    wide = found["wide_llama"]
+    layers = (len(wide["params"]) - 3) // 6
+    for shape, sent in wide["sends"].items():
+        tokens, rows = map(int, shape.split("x"))
+        sums = [s for s in sent if s == f"all-reduce f32[{tokens},{wide['width']}]"]
+        assert len(sums) == 2 * layers + 1
+        for other in set(sent) - set(sums):
+            kind, array = other.split(" ", 1)
+            numbers = [int(n) for n in array.split("[")[1].rstrip("])").split(",") if n]
+            # Logits of the sampled rows, or of the scored ones, are gathered; the rest is small.
+            assert kind == "all-reduce" or numbers in ([rows, 96], [64, 96]), other
+            assert kind == "all-gather" or np.prod(numbers) <= 64, other
+
+
+def test_two_processes_run_one_model(tmp_path):
+    write_checkpoint(load_case("mixtral"), tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "tests.runtime.mesh_process", str(tmp_path), port]
+    processes = [subprocess.Popen([*command, str(index)], cwd=ROOT) for index in range(2)]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
+    assert first == second
+    assert (first["devices"], first["local"]) == (2, 1)
+    engine = fj.EngineConfig(
+        max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128, num_pages=64
+    )
+    with fj.LLM.load(tmp_path / "model", engine=engine) as llm:
+        params = fj.SamplingParams(max_tokens=12, temperature=0, logprobs=0, ignore_eos=True)
+        alone = [o.outputs[0] for o in llm.generate([[5, 9, 3, 7, 4, 11], [8, 1, 2]], params)]
+    assert first["tokens"] == [output.token_ids for output in alone]
+    for logprobs, output in zip(first["logprobs"], alone, strict=True):
+        expected = [t[i].logprob for t, i in zip(output.logprobs, output.token_ids, strict=True)]
+        np.testing.assert_allclose(logprobs, expected, atol=TOLERANCE)
+
+
+def test_a_mesh_of_one_device():
+    """Everything of a mesh but the other devices."""
+    small = {"max_num_seqs": 1, "max_num_batched_tokens": 16, "max_model_len": 64}
+    params = fj.SamplingParams(max_tokens=5, temperature=0)
+    texts = [
+        fj.LLM.load("demo", engine=fj.EngineConfig(**small, mesh=mesh))
+        .generate("The for statement", params)[0].outputs[0].token_ids
+        for mesh in (None, 1)
+    ]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
+def test_sizes_that_do_not_divide():
+    config = read_config(load_case("gpt2").config)
+    with pytest.raises(fj.ConfigError, match=r"mesh = \(2,\) cannot divide.*kv heads = 3 is no"):
+        check_divides(config, 2)
+    config = read_config(load_case("mixtral").config)
+    with pytest.raises(fj.ConfigError, match="kv heads = 2, experts = 4 are no multiple of 3"):
+        check_divides(config, 3)
+
+
+def test_more_devices_than_there_are():
+    count = 2 * jax.device_count()
+    wanted = rf"asks for {count} devices.*xla_force_host_platform_device_count={count}"
+    engine = fj.EngineConfig(mesh=(count,))
+    with pytest.raises(fj.DeviceError, match=wanted):
+        fj.LLM.load("demo", engine=engine)
+
+
+@pytest.mark.parametrize("mesh", [0, -1, "2", 1.5, True, (), (2.0,), (0,)])
+def test_a_mesh_that_is_none(mesh):
+    with pytest.raises(fj.ConfigError, match=r"EngineConfig\.mesh is .*number of devices"):
+        fj.EngineConfig(mesh=mesh)
+
+
+def test_what_runs_on_one_device_only(tmp_path):
+    with pytest.raises(fj.UnsupportedError, match=r"\(2, 4\) has 2 axes.*run a process each"):
+        fj.EngineConfig(mesh=(2, 4))
+    drafts = write_checkpoint(load_case("llama"), tmp_path)
+    engine = fj.EngineConfig(mesh=1, speculative=str(drafts))
+    with pytest.raises(fj.UnsupportedError, match="a model that drafts runs on one device"):
+        fj.LLM.load("demo", engine=engine)
