@@ -97,6 +97,7 @@ class Executor:
         self._compiled: dict[StepShape, Callable[..., Any]] = {}
         self._seconds: dict[StepShape, float] = {}
         self._padding_slot = engine.max_num_seqs
+        self._processing = [False] * self._padding_slot
         self._max_model_len = max_model_len
         self._batches = BatchMaker(engine.max_num_seqs, -(-max_model_len // kv.page_size))
         self._kv = kv
@@ -166,7 +167,7 @@ class Executor:
         """
         assert self._draft_model is not None
         chunks = [ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted]
-        processes = any(_processes(chunk) for chunk in chunks)
+        processes = any(map(self._processes, chunks))
         rows = min(shape.rows for shape in self.shapes if shape.rows >= len(chunks))
         shape = _drafting_shape(rows, processes)
         batch = self._batches.make(Schedule(tuple(chunks)), shape)
@@ -179,7 +180,7 @@ class Executor:
 
     def _run(self, schedule: Schedule, plan: TapPlan) -> StepOutput:
         score = any(_scores(chunk) for chunk in schedule.chunks)
-        processes = any(_processes(chunk) for chunk in schedule.chunks)
+        processes = any(map(self._processes, schedule.chunks))
         shape = choose_shape(self.shapes, schedule, score=score, processes=processes)
         if plan:
             shape = replace(shape, plan=plan)
@@ -312,6 +313,7 @@ class Executor:
                 request = sequence.request
                 processors = request.params.logits_processors
                 self._tapped.put(slot_of(sequence), request.taps, processors)
+                self._processing[slot_of(sequence)] = processes_logits(request.params)
                 self._batches.admit(sequence)
             slots, rows = slot_rows(
                 [_slot_update(sequence) for sequence in group],
@@ -323,6 +325,14 @@ class Executor:
             )
             state = _write_slots(join_state(*self._sampling), slots, rows)
             self._sampling = split_state(state)
+
+    def _processes(self, chunk: ScheduledChunk) -> bool:
+        """Whether its sampling, or the logprobs of its prompt, take more than a temperature."""
+        if not self._processing[slot_of(chunk.sequence)]:
+            return False
+        params = chunk.sequence.request.params
+        processed = params.prompt_logprobs is not None and params.logprobs_mode == "processed"
+        return chunk.samples or processed
 
     def _restrict(self, guided: list[Sequence]) -> None:
         """Tell the device what guided sequences may sample now."""
@@ -373,13 +383,6 @@ def _drafting_shape(rows: int, processes: bool) -> StepShape:
 
 def _is_guided(chunk: ScheduledChunk) -> bool:
     return chunk.sequence.request.params.guided is not None
-
-
-def _processes(chunk: ScheduledChunk) -> bool:
-    """Whether the chunk's sampling, or the logprobs of its prompt, take more than a temperature."""
-    params = chunk.sequence.request.params
-    processed = params.prompt_logprobs is not None and params.logprobs_mode == "processed"
-    return (chunk.samples or processed) and processes_logits(params)
 
 
 def _scores(chunk: ScheduledChunk) -> bool:

@@ -199,7 +199,7 @@ class StepLoop:
             builder = tracker.builders[sequence.index]
             places = results.places(row)
             end = chunk.start + chunk.length - len(chunk.draft)
-            if self._fails(tracker, builder, results, places[0], end):
+            if results.any_failed and self._fails(tracker, builder, results, places[0], end):
                 continue
             if tracker.prompt_scores is not None:
                 results.fill(tracker.prompt_scores, row)
@@ -228,7 +228,7 @@ class StepLoop:
             self._recorder.note_draft(drafted, accepted)
             tracker.note_draft(drafted, accepted)
         for i, place in enumerate(places):
-            if self._fails(tracker, builder, results, place, end + i):
+            if results.any_failed and self._fails(tracker, builder, results, place, end + i):
                 return i
             self._push(tracker, builder, results, place)
             if sequence.finished:
@@ -275,7 +275,7 @@ class StepLoop:
         sequence.token_ids.append(token)
         if params.mirostat is not None:
             sequence.mirostat_mus.append(results.mirostat_mu(place))
-        tracker.note_token(sequence.index)
+        tracker.note_token(sequence.index, results.read_at)
         logprobs = None
         if params.num_logprobs is not None:
             logprobs = results.logprobs(place, params.num_logprobs, params.logprob_token_ids)

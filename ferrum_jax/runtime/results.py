@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -24,9 +25,13 @@ class StepResults:
         """By place, of which a row has one, and one for each token of the longest draft."""
         self.failed: list[bool] = np.asarray(output.failed).tolist()
         self.stuck: list[bool] = np.asarray(output.stuck).tolist()
+        self.any_failed = any(self.failed) or any(self.stuck)
+        self.read_at = time.monotonic()
 
     def places(self, row: int) -> range:
         """The row's places whose tokens hold: behind its draft as far as that was sampled too."""
+        if self._each == 1:
+            return range(row, row + 1)
         first, accepted = row * self._each, 0
         for token in self._schedule.chunks[row].draft:
             if token != self.tokens[first + accepted]:

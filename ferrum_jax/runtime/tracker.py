@@ -131,13 +131,12 @@ class RequestTracker:
         if self.first_scheduled is None:
             self.first_scheduled = time.monotonic()
 
-    def note_token(self, index: int = 0) -> None:
+    def note_token(self, index: int, read_at: float) -> None:
         """The host has read a token of completion `index`."""
-        now = time.monotonic()
         if self.first_token is None:
-            self.first_token = now
+            self.first_token = read_at
         if index == 0:
-            self.token_times.append(now)
+            self.token_times.append(read_at)
 
     def note_draft(self, drafted: int, accepted: int) -> None:
         """A draft of a completion was verified."""

@@ -106,21 +106,19 @@ class TestTracker:
     def test_it_notes_when_things_happen(self, clock):
         tracker = self.tracker()
         tracker.note_scheduled()
-        for clock.now in (101.0, 101.5, 103.0):
-            tracker.note_token()
+        for read_at in (101.0, 101.5, 103.0):
+            tracker.note_token(0, read_at)
         metrics = tracker.metrics()
         assert metrics.first_scheduled == 100
         assert metrics.first_token == 101
         assert metrics.token_times == (101, 101.5, 103)
         assert metrics.finished is None
 
-    def test_token_times_are_those_of_completion_0_and_the_first_token_is_anyones(self, clock):
+    def test_token_times_are_those_of_completion_0_and_the_first_token_is_anyones(self):
         tracker = self.tracker(n=2)
-        tracker.note_token(1)
-        clock.now = 102.0
-        tracker.note_token(0)
-        clock.now = 104.0
-        tracker.note_token(1)
+        tracker.note_token(1, 100.0)
+        tracker.note_token(0, 102.0)
+        tracker.note_token(1, 104.0)
         assert tracker.metrics().first_token == 100
         assert tracker.metrics().token_times == (102,)
 
