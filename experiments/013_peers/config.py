@@ -44,7 +44,7 @@ class Plan:
 
 
 SMALL = Plan(
-    hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=256,
+    hidden=256, layers=2, heads=4, kv_heads=2, head_dim=64, ffn=256, vocab=512,
     prompt=16, prefill=32, steps=4, batches=(1, 2), turns=1,
 )  # fmt: skip
 """Shows that every worker runs; its times mean nothing."""

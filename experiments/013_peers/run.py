@@ -85,7 +85,15 @@ def measure(plan: Plan, engine: str, dtype: str, peers: Path, models: Path) -> d
         given["model"] = str(file)
     else:
         given["attention"] = engine.split(", ")[1]
-    ended = _called([python, script, json.dumps(given)])
+    found = _found([python, script, json.dumps(given)])
+    if "error" in found and engine == "llama.cpp":
+        found = _found([python, script, json.dumps(given | {"rearranged": False})])
+        found["rearranged"] = False
+    return found
+
+
+def _found(command: list[str]) -> dict[str, Any]:
+    ended = _called(command)
     lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
     return json.loads(lines[-1]) if lines else {"error": ended.stderr[-400:]}
 
