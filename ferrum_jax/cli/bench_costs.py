@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ferrum_jax.kv import layer_token_bytes, slot_bytes
-from ferrum_jax.models.quantized import quantises
+from ferrum_jax.models.quantized import VALUE_BYTES, quantises
 from ferrum_jax.models.shapes import flatten_shapes
 from ferrum_jax.types import (
     AttentionConfig,
@@ -110,8 +110,8 @@ def _weight_bytes(
 ) -> float:
     """Of the matmuls that so many tokens need."""
 
-    def size(name: str) -> int:
-        return 1 if quantization == "int8" and quantises(name) else itemsize
+    def size(name: str) -> float:
+        return VALUE_BYTES[quantization] if quantization and quantises(name) else itemsize
 
     return _layer_sum(config, tokens, size) + itemsize * _logit_weights(config)
 
@@ -121,7 +121,7 @@ def _layer_weights(config: ModelConfig, *, experts: float) -> float:
     return _layer_sum(config, experts, lambda name: 1)
 
 
-def _layer_sum(config: ModelConfig, experts: float, size: Callable[[str], int]) -> float:
+def _layer_sum(config: ModelConfig, experts: float, size: Callable[[str], float]) -> float:
     total = 0.0
     for name, shape in flatten_shapes(config).items():
         if name.startswith("layers."):

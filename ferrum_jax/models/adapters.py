@@ -76,7 +76,7 @@ def merge_adapters(params: Params, adapters: Adapters) -> Params:
     Sums are formed in fp32 and rounded once to the weights' dtype.
 
     Raises:
-        UnsupportedError: weights are in int8.
+        UnsupportedError: weights are rounded.
     """
 
     refuse_quantized(params, "merging an adapter")

@@ -101,6 +101,8 @@ class Placement:
         if not is_quantized(leaf):
             return self._place(leaf, axis)
         values, scales = _quantized_axes(path, leaf, axis)
+        if values is not None and leaf.values.shape[values] % self.mesh.size:
+            values = scales = None  # Two inputs a byte: their half does not divide.
         return replace(
             leaf,
             values=self._place(leaf.values, values),
@@ -162,7 +164,7 @@ class Placement:
 def _quantized_axes(
     path: str, leaf: QuantizedMatrix, axis: int | None
 ) -> tuple[int | None, int | None]:
-    """The axes of values `[(E,) I, O]` and scales `[(E,) O]` that are divided.
+    """The axes of values `[(E,) I, O]` and scales `[(E,) (G,) O]` that are divided.
 
     The outputs of `gate_up` are gates and then ups: there its inputs are divided.
     """
@@ -173,7 +175,7 @@ def _quantized_axes(
     num_inputs = len(leaf.shape) - len(_outputs(path, leaf.shape))
     if axis < num_inputs or path.endswith("gate_up"):
         return 0, None
-    return 1, 0
+    return 1, leaf.scales.ndim - 1
 
 
 def _outputs(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,11 +1,17 @@
-"""Weights that stay int8 on the device: integers, and a scale per output channel.
+"""Weights that stay rounded on the device: int8, fp8 (e4m3) or int4.
 
 A `QuantizedMatrix` stands where an array of weights stood and multiplies as it did, `x @ w`: no
-model code knows of it. Rounded to nearest, symmetric, the largest weight of a channel at 127.
+model code knows of it. Rounded to nearest, and around zero:
+
+    int8    a scale per output channel, the channel's largest weight at 127
+    fp8     the same, at 448
+    int4    a scale for every 32 inputs of an output channel, the largest of them at -8; of a matrix
+            whose inputs no group of 8 or more divides, int8
+
 What is rounded: the projections of attention (of latent attention all but `kv_up`), of dense
 blocks and of experts. Embeddings, heads, norms, routers and recurrent mixers keep their dtype.
 
-Dimension key: I inputs, O outputs, E experts.
+Dimension key: I inputs, O outputs, E experts, G groups of inputs.
 """
 
 from __future__ import annotations
@@ -16,13 +22,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax import struct
 
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.types import UnsupportedError
 
-LARGEST = 127
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+GROUPS = (32, 16, 8)
+"""Inputs that share a scale of int4: the first that divides each half of a matrix's inputs."""
+VALUE_BYTES = {"int8": 1.0, "fp8": 1.0, "int4": 0.5}
+SCALE_BYTES = 4
 PROJECTIONS = {
     "attention": ("qkv", "o", "gate", "q", "q_down", "kv_down"),
     "mlp": ("gate_up", "down", "gate", "up", "latent_down", "latent_up"),
@@ -34,16 +45,17 @@ PROJECTIONS = {
 
 @struct.dataclass
 class QuantizedMatrix:
-    """int8 weights in the place of an array `[(E,) inputs..., outputs...]` of `dtype`.
+    """Rounded weights in the place of an array `[(E,) inputs..., outputs...]` of `dtype`.
 
     It multiplies from the right, in the dtype of what it is given and with sums in fp32; an index
     gives an expert's; `np.asarray` gives the weights that it stands for, in fp32.
     """
 
     values: Any
-    """int8 [(E,) I, O]"""
+    """int8 or float8_e4m3fn [(E,) I, O]; of int4 uint8 [(E,) I / 2, O], input i in the low half of
+    byte i and input I / 2 + i in the high half, 8 above their value"""
     scales: Any
-    """float32 [(E,) O]"""
+    """float32 [(E,) O]; of int4 [(E,) G, O]"""
     shape: tuple[int, ...] = struct.field(pytree_node=False)
     dtype: str = struct.field(pytree_node=False)
 
@@ -51,9 +63,15 @@ class QuantizedMatrix:
     def ndim(self) -> int:
         return len(self.shape)
 
+    @property
+    def packed(self) -> bool:
+        """Whether a byte holds two weights."""
+        return self.values.dtype == np.uint8
+
     def reshape(self, *shape: int) -> QuantizedMatrix:
         """The same matrix with its input axes as one, and its output axes as another."""
         inputs, outputs = self.values.shape
+        inputs *= 1 + self.packed
         assert shape in ((inputs, outputs), (inputs, -1), (-1, outputs)), (shape, self.shape)
         return replace(self, shape=(inputs, outputs))
 
@@ -64,12 +82,35 @@ class QuantizedMatrix:
         )
 
     def __rmatmul__(self, x: jax.Array) -> jax.Array:
+        if self.packed:
+            return self._by_halves(x)
         sums = jnp.matmul(x, self.values.astype(x.dtype), preferred_element_type=jnp.float32)
         return (sums * self.scales).astype(x.dtype)
 
+    def _by_halves(self, x: jax.Array) -> jax.Array:
+        """Each half of the inputs with its half of the bytes; a scale goes into its weights."""
+        half, outputs = self.values.shape
+        scales = self.scales.astype(x.dtype).reshape(2, -1, 1, outputs)
+        total = jnp.zeros((), jnp.float32)
+        for index, bits in enumerate((self.values & 15, self.values >> 4)):
+            grouped = (bits.astype(jnp.int8) - 8).astype(x.dtype)
+            weights = grouped.reshape(scales.shape[1], -1, outputs) * scales[index]
+            total += jnp.matmul(
+                x[..., index * half : (index + 1) * half],
+                weights.reshape(half, outputs),
+                preferred_element_type=jnp.float32,
+            )
+        return total.astype(x.dtype)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
-        weights = np.asarray(self.values, np.float32) * np.asarray(self.scales)[..., None, :]
+        values, scales = np.asarray(self.values), np.asarray(self.scales)
+        if not self.packed:
+            weights = values.astype(np.float32) * scales[..., None, :]
+        else:
+            both = np.concatenate([values & 15, values >> 4], axis=-2).astype(np.float32) - 8
+            size = both.shape[-2] // scales.shape[-2]
+            weights = both * np.repeat(scales, size, axis=-2)
         return weights.reshape(self.shape).astype(dtype or np.float32)
 
 
@@ -84,30 +125,65 @@ def quantises(path: str) -> bool:
     return name in PROJECTIONS.get(block.rpartition(".")[2], ())
 
 
-def quantise(path: str, weights: np.ndarray, dtype: str) -> QuantizedMatrix:
+def quantise(path: str, weights: np.ndarray, dtype: str, kind: str = "int8") -> QuantizedMatrix:
     """A parameter rounded, on the host.
 
     Args:
         path: of the parameter, as in `layers.3.attention.qkv`; it tells inputs from outputs.
         weights: on the host.
         dtype: what the weights would have had.
+        kind: `int8`, `fp8` or `int4`.
     """
     flat = np.asarray(weights, np.float32).reshape(flat_shape(path, weights.shape))
-    scales = np.abs(flat).max(axis=-2) / LARGEST
-    steps = flat / np.where(scales > 0, scales, 1)[..., None, :]
-    values = np.rint(steps).astype(np.int8)
+    group = group_size(flat.shape[-2]) if kind == "int4" else None
+    if group is not None:
+        values, scales = _in_groups(flat, group)
+    else:
+        kind = "int8" if kind == "int4" else kind
+        scales = np.abs(flat).max(axis=-2) / np.float32(LARGEST[kind])
+        steps = flat / np.where(scales > 0, scales, 1)[..., None, :]
+        if kind == "int8":
+            values = np.rint(steps).astype(np.int8)
+        else:
+            values = steps.astype(ml_dtypes.float8_e4m3fn)
     shape = tuple(weights.shape)
     return QuantizedMatrix(values, scales.astype(np.float32), shape=shape, dtype=dtype)
 
 
-def quantise_params(params: Params) -> Params:
-    """The parameters with what is rounded in int8; parameters that are so already stay."""
+def _in_groups(flat: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two weights a byte `[(E,) I / 2, O]`, and the scales `[(E,) G, O]`."""
+    *lead, inputs, outputs = flat.shape
+    grouped = flat.reshape(*lead, inputs // group, group, outputs)
+    place = np.abs(grouped).argmax(axis=-2, keepdims=True)
+    scales = np.take_along_axis(grouped, place, axis=-2) / np.float32(-8)
+    steps = np.rint(grouped / np.where(scales != 0, scales, 1))
+    values = (np.clip(steps, -8, 7) + 8).astype(np.uint8).reshape(flat.shape)
+    low, high = np.split(values, 2, axis=-2)
+    return low | high << 4, scales.reshape(*lead, inputs // group, outputs)
+
+
+def group_size(inputs: int) -> int | None:
+    """Inputs that share a scale of int4; None where no group divides them."""
+    return next((size for size in GROUPS if inputs % (2 * size) == 0), None)
+
+
+def stored_bytes(path: str, shape: tuple[int, ...], kind: str) -> int:
+    """Bytes of a rounded parameter, its scales counted."""
+    *lead, inputs, outputs = flat_shape(path, shape)
+    group = group_size(inputs) if kind == "int4" else None
+    if group is None:
+        return math.prod(lead) * outputs * (inputs + SCALE_BYTES)
+    return math.prod(lead) * outputs * (inputs // 2 + SCALE_BYTES * inputs // group)
+
+
+def quantise_params(params: Params, kind: str = "int8") -> Params:
+    """The parameters with what is rounded as `kind`; parameters that are rounded already stay."""
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)
         if is_quantized(leaf) or not quantises(name):
             return leaf
-        rounded = quantise(name, np.asarray(leaf.astype(jnp.float32)), str(leaf.dtype))
+        rounded = quantise(name, np.asarray(leaf.astype(jnp.float32)), str(leaf.dtype), kind)
         return jax.device_put(rounded)
 
     return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantized)
@@ -117,7 +193,7 @@ def refuse_quantized(params: Params, purpose: str) -> None:
     """Raise `UnsupportedError` where a change of weights would meet rounded ones."""
     if any(map(is_quantized, jax.tree.leaves(params, is_leaf=is_quantized))):
         raise UnsupportedError(
-            f"{purpose} changes weights, and these are in int8; load the model without quantization"
+            f"{purpose} changes weights, and these are rounded; load the model without quantization"
         )
 
 

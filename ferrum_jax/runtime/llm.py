@@ -73,7 +73,8 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         check_params(config, params)
         self.engine_config = engine or EngineConfig()
         self.config = config
-        params = quantise_params(params) if self.engine_config.quantization else params
+        if (kind := self.engine_config.quantization) is not None:
+            params = quantise_params(params, kind)
         self.params = place_params(params, placement_of(self.engine_config, config))
         self.tokenizer = tokenizer
         self.eos_token_ids = tuple(eos_token_ids)

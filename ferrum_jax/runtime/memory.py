@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from ferrum_jax.kv import cache_bytes, plan_cache, state_bytes
-from ferrum_jax.models.quantized import flat_shape, quantises
+from ferrum_jax.models.quantized import quantises, stored_bytes
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
@@ -26,8 +26,6 @@ from ferrum_jax.types import (
     ResourceExhausted,
 )
 
-SCALE_BYTES = 4
-"""Of the scale of an output channel, where weights are rounded."""
 FEW_PAGES = 2
 """Pages of the cache that a step is compiled with to see what it takes besides."""
 
@@ -121,8 +119,7 @@ def weight_bytes(config: ModelConfig, dtype: DataType, quantization: str | None 
     total = 0
     for path, shape in flatten_shapes(config).items():
         if quantization is not None and quantises(path):
-            *lead, inputs, outputs = flat_shape(path, shape)
-            total += math.prod(lead) * outputs * (inputs + SCALE_BYTES)
+            total += stored_bytes(path, shape, quantization)
         else:
             total += math.prod(shape) * dtype.itemsize
     return total
@@ -139,12 +136,12 @@ def check_weights_fit(
     needed = weight_bytes(config, dtype, quantization)
     if free is None or needed <= free:
         return
+    bf16, int4 = f"dtype='{DataType.BFLOAT16}'", "EngineConfig(quantization='int4')"
     others = {
-        f"dtype='{DataType.BFLOAT16}'": weight_bytes(config, DataType.BFLOAT16, quantization),
+        bf16: weight_bytes(config, DataType.BFLOAT16, quantization),
         "EngineConfig(quantization='int8')": weight_bytes(config, dtype, "int8"),
-        f"both dtype='{DataType.BFLOAT16}' and EngineConfig(quantization='int8')": weight_bytes(
-            config, DataType.BFLOAT16, "int8"
-        ),
+        int4: weight_bytes(config, dtype, "int4"),
+        f"both {bf16} and {int4}": weight_bytes(config, DataType.BFLOAT16, "int4"),
     }
     smaller = {name: size for name, size in others.items() if size < needed}
     takes = "; ".join(f"with {name} they take {size:,}" for name, size in smaller.items())

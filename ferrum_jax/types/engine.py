@@ -15,7 +15,7 @@ POLICIES = ("fcfs", "priority", "fair_share", "sjf", "round_robin")
 ATTENTIONS = ("auto", "xla", "triton", "mosaic")
 EVICTIONS = ("lru", "fifo", "clock")
 PREEMPTIONS = ("recompute", "swap")
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = ("int8", "fp8", "int4")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class EngineConfig:
     kv_dtype: str = "auto"
     """dtype of the cache; `auto`: that of the weights."""
     quantization: str | None = None
-    """What weights are kept in: None for their dtype, or `int8`: projections rounded to integers
-    with a scale per output channel (`models/quantized.py`)."""
+    """What weights are kept in: None for their dtype, or projections rounded: `int8` and `fp8`
+    with a scale per output channel, `int4` with one for every 32 inputs (`models/quantized.py`)."""
     attention: str = "auto"
     """What computes attention: `xla`, `triton` (Pallas kernels, NVIDIA GPUs from compute capability
     8.0 on) or `auto`: triton where the device and the model allow it, else xla."""

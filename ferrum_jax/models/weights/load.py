@@ -58,7 +58,8 @@ def load_model(
     Args:
         dtype: of all parameters (float32, bfloat16 or float16); they are cast as they are read.
         progress: show a bar by bytes.
-        quantization: `int8`: projections are rounded as they are read (`models/quantized.py`).
+        quantization: `int8`, `fp8` or `int4`: projections are rounded as they are read
+            (`models/quantized.py`).
         placement: the devices that they are divided over; None: all go to the default device.
 
     Raises:
@@ -139,8 +140,9 @@ def load_params(
     with tqdm(total=total, unit="B", unit_scale=True, desc="load", disable=not progress) as bar:
         for key in ordered:
             host = _read(table[key], shapes[key], naming, source, dtype)
-            rounds = quantization is not None and quantises(key)
-            leaf = quantise(key, host, dtype.value) if rounds else host
+            leaf = host
+            if quantization is not None and quantises(key):
+                leaf = quantise(key, host, dtype.value, quantization)
             arrays[key] = jax.device_put(leaf) if placement is None else placement.put(key, leaf)
             bar.update(host.nbytes)
     return unflatten(config, arrays)

@@ -1,10 +1,11 @@
-"""Weights that stay int8: the model that they stand for, in every kind of layer."""
+"""Weights that stay rounded: the model that they stand for, in every kind of layer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -22,9 +23,8 @@ from ferrum_jax.runtime.memory import weight_bytes
 from ferrum_jax.types import DataType
 from tests.parity.golden import KINDS, case_names, load_case, write_checkpoint
 
-ENGINE = fj.EngineConfig(
-    max_num_seqs=2, max_num_batched_tokens=16, max_model_len=64, quantization="int8"
-)
+SETTINGS = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "max_model_len": 64}
+ENGINE = fj.EngineConfig(**SETTINGS, quantization="int8")
 BOTH = sorted({*KINDS, "qwen2_moe", "llama4_text", "deepseek_v3", "granitemoehybrid", "bamba"})
 """Model types with every kind of layer, and with experts of several kinds."""
 
@@ -39,17 +39,24 @@ def stood_for(params):
 
 
 @pytest.mark.every_case
-@pytest.mark.parametrize("model_type", BOTH)
-def test_logits_are_those_of_the_rounded_weights(model_type, tmp_path):
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    [
+        *((name, "int8") for name in BOTH),
+        *((name, kind) for name in ("llama", "gpt_oss", "deepseek_v3") for kind in ("fp8", "int4")),
+    ],
+)
+def test_logits_are_those_of_the_rounded_weights(model_type, kind, tmp_path):
     """Layout of every projection: a scale at the wrong axis would show."""
     golden = load_case(case_names(model_type)[0])
     directory = write_checkpoint(golden, tmp_path)
-    with fj.LLM.load(directory, engine=ENGINE) as llm:
+    engine = fj.EngineConfig(**SETTINGS, quantization=kind)
+    with fj.LLM.load(directory, engine=engine) as llm:
         leaves = jax.tree_util.tree_leaves_with_path(llm.params, is_leaf=is_quantized)
         rounded = {path_name(path) for path, leaf in leaves if is_quantized(leaf)}
         assert rounded == {name for name in flatten_shapes(llm.config) if quantises(name)}
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(llm.params))
-        assert held == weight_bytes(llm.config, DataType.FLOAT32, "int8")
+        assert held == weight_bytes(llm.config, DataType.FLOAT32, kind)
         prompt = golden.prompt.tolist()[:16]
         found = llm.logits(prompt)
         floats = fj.LLM(llm.config, stood_for(llm.params))
@@ -81,6 +88,54 @@ def test_a_weight_is_rounded_to_the_nearest_of_255(tmp_path):
     np.testing.assert_allclose(
         product, x @ np.asarray(matrix).reshape(40, -1), rtol=1e-5, atol=1e-5
     )
+
+
+def test_fp8_is_the_nearest_number_of_e4m3():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(40, 5)).astype(np.float32)
+    weights[:, 2] = 0
+    matrix = quantise("layers.0.mlp.down", weights, "float32", "fp8")
+    numbers = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    numbers = numbers[np.isfinite(numbers)]
+    scales = np.abs(weights).max(axis=0) / 448
+    for i, o in np.ndindex(weights.shape):
+        nearest = np.abs(numbers * scales[o] - weights[i, o]).min()
+        assert abs(np.asarray(matrix)[i, o] - weights[i, o]) <= nearest + 1e-6
+
+
+@pytest.mark.parametrize(("inputs", "group"), [(128, 32), (96, 16), (112, 8)])
+def test_int4_has_sixteen_steps_for_each_group(inputs, group):
+    """Input i in the low half of byte i, input I / 2 + i in the high half, stated one by one."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(inputs, 5)).astype(np.float32)
+    weights[:group, 1] = 0
+    matrix = quantise("layers.0.mlp.down", weights, "float32", "int4")
+    assert matrix.packed
+    assert matrix.values.shape == (inputs // 2, 5)
+    assert matrix.scales.shape == (inputs // group, 5)
+    meant = np.empty_like(weights)
+    for i, o in np.ndindex(weights.shape):
+        byte = int(matrix.values[i % (inputs // 2), o])
+        step = (byte & 15 if i < inputs // 2 else byte >> 4) - 8
+        meant[i, o] = step * matrix.scales[i // group, o]
+    np.testing.assert_array_equal(np.asarray(matrix), meant)
+    # The largest of a group is met, what stands opposite to it may be cut by one step.
+    for g, o in np.ndindex(matrix.scales.shape):
+        part, held = (x[g * group : (g + 1) * group, o] for x in (weights, meant))
+        top = np.abs(part).argmax()
+        assert held[top] == pytest.approx(part[top], rel=1e-6)
+        step = abs(matrix.scales[g, o])
+        within = np.abs(part - held) <= step / 2 + 1e-6
+        assert np.all(within | (part * np.sign(part[top]) < -7 * step))
+    x = rng.normal(size=(7, inputs)).astype(np.float32)
+    product = jax.numpy.asarray(x) @ jax.device_put(matrix)
+    np.testing.assert_allclose(product, x @ meant, rtol=1e-5, atol=1e-4)
+
+
+def test_inputs_that_no_group_divides_are_int8():
+    matrix = quantise("layers.0.mlp.down", np.ones((40, 5), np.float32), "float32", "int4")
+    assert matrix.values.dtype == np.int8
+    assert np.all(np.asarray(matrix) == pytest.approx(1))
 
 
 @pytest.mark.parametrize(
@@ -189,5 +244,7 @@ def test_what_changes_weights_is_refused(demo):
 
 
 def test_another_name_is_refused():
-    with pytest.raises(fj.ConfigError, match="quantization is 'int3'; choose int8 or None"):
+    with pytest.raises(
+        fj.ConfigError, match="quantization is 'int3'; choose int8, fp8, int4 or None"
+    ):
         fj.EngineConfig(quantization="int3")
