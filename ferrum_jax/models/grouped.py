@@ -161,19 +161,22 @@ def _over_devices(rows: Array, experts: DividedExperts, groups: Groups) -> Array
 
 def _share(rows: Array, matrices: Any, groups: Groups) -> Array:
     """What one device's experts contribute, summed over the devices."""
-    count = matrices.shape[0]
-    first = jax.lax.axis_index(MODEL_AXIS) * count
+    count = jax.tree.leaves(matrices)[0].shape[0]  # A `QuantizedMatrix` says that of all devices.
+    own = share_of(groups, jax.lax.axis_index(MODEL_AXIS) * count, count)
+    return jax.lax.psum(_product(rows, matrices, own), MODEL_AXIS)
+
+
+def share_of(groups: Groups, first: Array | int, count: int) -> Groups:
+    """The layout for `count` of the groups alone, whose other rows come out as zeros."""
     own_X = groups.group_of_tile - first
-    sizes = jax.lax.dynamic_slice_in_dim(groups.sizes, first, count)
-    begin = jnp.sum(jnp.where(jnp.arange(groups.sizes.shape[0]) < first, groups.sizes, 0))
-    own = replace(
+    is_before = jnp.arange(groups.sizes.shape[0]) < first
+    return replace(
         groups,
-        sizes=sizes,
+        sizes=jax.lax.dynamic_slice_in_dim(groups.sizes, first, count),
         group_of_tile=jnp.clip(own_X, 0, count - 1),
         used=groups.used & (own_X >= 0) & (own_X < count),
-        begin=begin,
+        begin=jnp.sum(jnp.where(is_before, groups.sizes, 0)),
     )
-    return jax.lax.psum(_product(rows, matrices, own), MODEL_AXIS)
 
 
 def _masked(rows: Array, matrices: Array, groups: Groups) -> Array:

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrum_jax.models.grouped import _masked, group_rows, grouped_matmul, tile_size
+from ferrum_jax.models.grouped import (
+    _in_tiles,
+    _masked,
+    group_rows,
+    grouped_matmul,
+    share_of,
+    tile_size,
+)
 
 SIZES = [(1, 4), (8, 3), (50, 7), (200, 3), (6, 64)]
 """Rows and groups: a row alone, groups without rows, groups of several tiles."""
@@ -54,6 +61,20 @@ def test_tiles_of_any_size_and_no_tiles(tile):
     expected = by_row(rows, matrices, group)
     np.testing.assert_allclose(grouped_matmul(rows, matrices, groups), expected, atol=1e-5)
     np.testing.assert_allclose(_masked(rows, matrices, groups), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("product", [_in_tiles, _masked])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_the_groups_add_up(product, count):
+    """Each share gives its own rows and zeros in the others', as devices of a mesh do."""
+    rows, matrices, group = drawn(50, 6)
+    groups, expected = group_rows(group, 6), by_row(rows, matrices, group)
+    for first in range(0, 6, count):
+        share = share_of(groups, first, count)
+        found = product(rows, matrices[first : first + count], share)
+        is_own = (group >= first) & (group < first + count)
+        own = jnp.where(is_own[:, None], expected, 0)
+        np.testing.assert_allclose(found, own, atol=1e-5)
 
 
 def test_a_tile_holds_what_a_group_has_on_average():

@@ -76,7 +76,7 @@ def compare(case: str, num_devices: int, settings: dict, directory: Path) -> dic
             others = (*y.prompt_logprobs[1:], *y.outputs[0].logprobs)
             for table, other in zip(tables, others, strict=True):
                 gaps = [abs(table[i].logprob - other[i].logprob) for i in table.keys() & other]
-                found["logprobs"] = max(found["logprobs"], *gaps)
+                found["logprobs"] = max(found["logprobs"], *gaps, float(not gaps))
     if "captures" in also:
         seen = [llm.capture(prompts, "resid_post")[0]["resid_post"] for llm in (one, many)]
         found["captures"] = max(float(np.abs(seen[0][i] - seen[1][i]).max()) for i in seen[0])

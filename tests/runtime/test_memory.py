@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(monkeypatch):
     with pytest.raises(fj.ResourceExhausted, match="free memory, or use a smaller model"):
         check_weights_fit(config, DataType.BFLOAT16, 1000)
     with pytest.raises(fj.ResourceExhausted, match="nothing takes less"):
-        check_weights_fit(config, DataType.BFLOAT16, 1000, "int8")
+        check_weights_fit(config, DataType.BFLOAT16, 1000, "int4")
 
     monkeypatch.setattr(memory, "device_info", lambda: replace(device_info(), free_bytes=10**7))
     monkeypatch.setattr("ferrum_jax.runtime.llm.load_model", lambda *a, **k: pytest.fail("loads"))

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 INVARIANT = {"batch_invariant": True}
 CASES = {
     "wide_llama": (8, {"also": ["edits", "captures"]}),
-    "mixtral": (2, INVARIANT),
+    "mixtral": (2, INVARIANT | {"quantization": "int4"}),
     "qwen3_next": (2, INVARIANT),
     "demo": (2, INVARIANT | {"quantization": "int8", "kv_dtype": "int8"}),
 }
@@ -82,6 +82,7 @@ def test_parameters_and_pages_are_divided(found):
     assert wide["pages"] == 8.0
     assert found["mixtral"]["pages"] == found["demo"]["pages"] == 2.0
     assert found["demo"]["num_quantized"] == 4 * 6
+    assert found["mixtral"]["num_quantized"] == 5 * 3
 
 
 def test_a_step_sends_two_sums_a_layer_and_no_weights(found):
