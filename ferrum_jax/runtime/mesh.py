@@ -41,11 +41,12 @@ def place_params(params: Params, placement: Placement | None) -> Params:
     if placement is not None:
         return placement.put_params(params)
 
-    def one(leaf: Any) -> Any:
-        divided = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
-        return jax.device_put(np.asarray(leaf)) if divided else leaf
+    def is_divided(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
-    return jax.tree.map(one, params)
+    if not any(map(is_divided, jax.tree.leaves(params))):
+        return params
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)), params)
 
 
 def cache_on(placement: Placement | None, make: Callable[[], KVCache]) -> KVCache:
