@@ -240,7 +240,7 @@ def test_a_step_broken_off_after_its_cache_was_donated(llm, monkeypatch, failure
         ({"attention": "mosaic"}, fj.UnsupportedError, "attention"),
         ({"speculative": 3}, fj.ConfigError, "speculative"),
         ({"speculative": ""}, fj.ConfigError, "draft"),
-        ({"quantization": "int4"}, fj.ConfigError, "quantization"),
+        ({"quantization": "int3"}, fj.ConfigError, "quantization"),
     ],
 )
 def test_engine_configs(settings, error, says):

@@ -29,8 +29,8 @@ CASES = {
 }
 MORE = dict.fromkeys(("deepseek_v2", "gemma4_text", "gpt_oss", "kimi_linear"), (2, INVARIANT))
 TOLERANCE = 1e-5
-ROUNDED_TOLERANCE = 5e-5
-"""Of a cache or of delta rules that round on their own, the logits' own size considered."""
+LOOSER = dict.fromkeys(DELTA_RULES, 5e-5) | {"demo": 1e-3}
+"""Delta rules round more; and in an int8 cache a last bit may move a key or a value by a step."""
 
 
 def compare(directory, cases):
@@ -53,8 +53,7 @@ def found(tmp_path_factory):
 
 
 def check_numbers(name, found):
-    loose = name in DELTA_RULES or name == "demo"
-    tolerance = ROUNDED_TOLERANCE if loose else TOLERANCE
+    tolerance = LOOSER.get(name, TOLERANCE)
     assert found["same"], name
     for kind in ("logits", "logprobs", "captures"):
         assert found.get(kind, 0.0) <= tolerance, (name, kind, found[kind])
