@@ -8,7 +8,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from prompts import prompts, rate
+from prompts import measured, prompts, rate
 
 
 def run(given: dict[str, Any]) -> dict[str, Any]:
@@ -20,17 +20,16 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
     options.use_extra_bufts = given.get("rearranged", True)
     model = llama_cpp.llama_model_load_from_file(given["model"].encode(), options)
     assert model, given["model"]
-    seconds = []
-    (long,) = prompts(plan, 1, plan["prefill"])
-    for _ in range(4):
+
+    def prefill(ids: list[int]) -> float:
         context = _context(model, plan, 1)
         begin = time.perf_counter()
-        _next_tokens(context, plan, [(0, 0, long)])
-        seconds.append(time.perf_counter() - begin)
+        _next_tokens(context, plan, [(0, 0, ids)])
+        seconds = time.perf_counter() - begin
         llama_cpp.llama_free(context)
-    found: dict[str, Any] = {"prefill": rate(plan["prefill"], seconds[1:]), "decode": {}}
-    for batch in plan["batches"]:
-        found["decode"][batch], found["tokens"] = _decode(model, plan, batch)
+        return seconds
+
+    found = measured(plan, prefill, lambda batch: _decode(model, plan, batch))
     return found | {"versions": {"llama-cpp-python": llama_cpp.__version__}}
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from prompts import prompts, rate
+from prompts import measured, prompts, rate
 
 import ferrum_jax as fj
 
@@ -26,16 +26,14 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
             compile_cache_dir=given["cache"],
         ),
     )
-    (long,) = prompts(plan, 1, plan["prefill"])
     once = fj.SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
-    seconds = []
-    for _ in range(4):
+
+    def prefill(ids: list[int]) -> float:
         begin = time.perf_counter()
-        llm.generate([long], once)
-        seconds.append(time.perf_counter() - begin)
-    found: dict[str, Any] = {"prefill": rate(plan["prefill"], seconds[1:]), "decode": {}}
-    for batch in plan["batches"]:
-        found["decode"][batch], found["tokens"] = _decode(llm, plan, batch)
+        llm.generate([ids], once)
+        return time.perf_counter() - begin
+
+    found = measured(plan, prefill, lambda batch: _decode(llm, plan, batch))
     return found | {"versions": {"ferrum_jax": fj.__version__}}
 
 

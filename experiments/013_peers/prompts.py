@@ -1,6 +1,6 @@
-"""The tokens that every engine is given."""
+"""The tokens that every engine is given, and what of its runs is reported."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,3 +15,22 @@ def prompts(plan: dict[str, Any], count: int, length: int) -> list[list[int]]:
 def rate(tokens: int, seconds: Sequence[float]) -> float:
     """Tokens per second of the median step."""
     return tokens / float(np.median(seconds))
+
+
+def measured(
+    plan: dict[str, Any],
+    prefill: Callable[[list[int]], float],
+    decode: Callable[[int], tuple[float, list[int]]],
+) -> dict[str, Any]:
+    """Rates of prefill and decode, and the first sequence's tokens.
+
+    Args:
+        prefill: seconds from a prompt to its next token; the first of four calls is dropped.
+        decode: of a number of sequences, tokens per second and the first one's tokens.
+    """
+    (long,) = prompts(plan, 1, plan["prefill"])
+    seconds = [prefill(long) for _ in range(4)]
+    found: dict[str, Any] = {"prefill": rate(plan["prefill"], seconds[1:]), "decode": {}}
+    for batch in plan["batches"]:
+        found["decode"][batch], found["tokens"] = decode(batch)
+    return found

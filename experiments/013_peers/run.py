@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from checkpoint import write
 from config import PACKAGES, SMALL, Plan
-from figure import draw
+from figure import ROUNDED, draw, ratios
 from tqdm import tqdm
 
 from ferrum_jax.runtime.record import environment, write_json
@@ -119,17 +119,13 @@ def table(result: dict[str, Any]) -> str:
     kinds = ["prefill", *(f"decode {batch}" for batch in result["config"]["batches"])]
     lines = [f"| weights | engine | {' | '.join(kinds)} |", f"|---|---|{'---:|' * len(kinds)}"]
     for engine, dtype in workers:
-        own = rates(result, "ferrum_jax", "int8" if dtype == "q8_0" else dtype)
-        theirs = rates(result, engine, dtype)
+        found = rates(result, engine, dtype)
+        compared = ratios(result, ROUNDED.get(dtype, dtype), engine, dtype)
         cells = []
         for kind in kinds:
-            if not theirs.get(kind):
-                cells.append("did not run")
-                continue
-            cell = f"{np.median(theirs[kind]):.0f}"
-            if engine != "ferrum_jax" and own.get(kind):
-                pairs = zip(own[kind], theirs[kind], strict=False)
-                cell += f" ({np.median([a / b for a, b in pairs]):.2f})"
+            cell = f"{np.median(found[kind]):.0f}" if kind in found else "did not run"
+            if engine != "ferrum_jax" and kind in compared:
+                cell += f" ({np.median(compared[kind]):.2f})"
             cells.append(cell)
         lines.append(f"| {dtype} | {engine} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from prompts import prompts, rate
+from prompts import measured, prompts, rate
 
 
 def run(given: dict[str, Any]) -> dict[str, Any]:
@@ -20,16 +20,15 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         dtype=getattr(torch, given["dtype"]),
         attn_implementation=given["attention"],
     ).eval()
-    long = torch.tensor(prompts(plan, 1, plan["prefill"]))
-    seconds = []
+
+    def prefill(ids: list[int]) -> float:
+        long = torch.tensor([ids])
+        begin = time.perf_counter()
+        model(long, use_cache=True, logits_to_keep=1).logits.argmax(-1).tolist()
+        return time.perf_counter() - begin
+
     with torch.inference_mode():
-        for _ in range(4):
-            begin = time.perf_counter()
-            model(long, use_cache=True, logits_to_keep=1).logits.argmax(-1).tolist()
-            seconds.append(time.perf_counter() - begin)
-        found: dict[str, Any] = {"prefill": rate(plan["prefill"], seconds[1:]), "decode": {}}
-        for batch in plan["batches"]:
-            found["decode"][batch], found["tokens"] = _decode(model, plan, batch)
+        found = measured(plan, prefill, lambda batch: _decode(model, plan, batch))
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return found | {"versions": versions}
 

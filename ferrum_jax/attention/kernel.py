@@ -43,10 +43,9 @@ def choose_attention(
         UnsupportedError: that implementation does not run on this device or for this model, or
             does not exist in this version.
     """
-    if num_devices > 1 and name in ("auto", "xla"):
-        return partial(paged_attention, by_head=True)
+    plain = partial(paged_attention, by_head=True) if num_devices > 1 else paged_attention
     if name == "xla":
-        return paged_attention
+        return plain
     problem = "it is not built in this version"
     if name in ("auto", "triton"):
         divided = "the Triton kernels run on one device" if num_devices > 1 else None
@@ -54,7 +53,7 @@ def choose_attention(
     if problem is None:
         return triton_attention()
     if name == "auto":
-        return paged_attention
+        return plain
     raise UnsupportedError(f"attention={name!r} cannot run here: {problem}; use 'auto' or 'xla'")
 
 

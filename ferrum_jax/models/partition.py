@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferrum_jax.models.grouped import MODEL_AXIS, DividedExperts
 from ferrum_jax.models.params import Params, path_name
-from ferrum_jax.models.quantized import QuantizedMatrix, flat_shape, is_quantized
+from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized, num_input_axes
 from ferrum_jax.types import (
     AttentionConfig,
     ConfigError,
@@ -172,17 +172,6 @@ def _quantized_axes(
         return None, None
     if leaf.values.ndim == 3:
         return 0, 0
-    num_inputs = len(leaf.shape) - len(_outputs(path, leaf.shape))
-    if axis < num_inputs or path.endswith("gate_up"):
+    if axis < num_input_axes(path, leaf.shape) or path.endswith("gate_up"):
         return 0, None
     return 1, leaf.scales.ndim - 1
-
-
-def _outputs(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a parameter that are outputs."""
-    inputs, size = flat_shape(path, shape)[-2], 1
-    for index, length in enumerate(shape):
-        size *= length
-        if size == inputs:
-            return shape[index + 1 :]
-    raise AssertionError((path, shape))

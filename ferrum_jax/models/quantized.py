@@ -135,7 +135,7 @@ def quantise(path: str, weights: np.ndarray, dtype: str, kind: str = "int8") -> 
         kind: `int8`, `fp8` or `int4`.
     """
     flat = np.asarray(weights, np.float32).reshape(flat_shape(path, weights.shape))
-    group = group_size(flat.shape[-2]) if kind == "int4" else None
+    group = group_size(flat.shape[-2], kind)
     if group is not None:
         values, scales = _in_groups(flat, group)
     else:
@@ -162,15 +162,17 @@ def _in_groups(flat: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
     return low | high << 4, scales.reshape(*lead, inputs // group, outputs)
 
 
-def group_size(inputs: int) -> int | None:
-    """Inputs that share a scale of int4; None where no group divides them."""
+def group_size(inputs: int, kind: str) -> int | None:
+    """Inputs that share a scale of int4; None of other kinds, and where no group divides them."""
+    if kind != "int4":
+        return None
     return next((size for size in GROUPS if inputs % (2 * size) == 0), None)
 
 
 def stored_bytes(path: str, shape: tuple[int, ...], kind: str) -> int:
     """Bytes of a rounded parameter, its scales counted."""
     *lead, inputs, outputs = flat_shape(path, shape)
-    group = group_size(inputs) if kind == "int4" else None
+    group = group_size(inputs, kind)
     if group is None:
         return math.prod(lead) * outputs * (inputs + SCALE_BYTES)
     return math.prod(lead) * outputs * (inputs // 2 + SCALE_BYTES * inputs // group)
@@ -200,8 +202,12 @@ def refuse_quantized(params: Params, purpose: str) -> None:
 def flat_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """`[(E,) I, O]` of a parameter that is rounded."""
     block, _, name = path.rpartition(".")
-    if name == "o":  # [heads, head, outputs]
-        return math.prod(shape[:-1]), shape[-1]
     if len(shape) == 3 and block.endswith((".mlp", ".experts_beside")) and name != "gate_up":
         return shape  # of experts
-    return shape[0], math.prod(shape[1:])
+    split = num_input_axes(path, shape)
+    return math.prod(shape[:split]), math.prod(shape[split:])
+
+
+def num_input_axes(path: str, shape: tuple[int, ...]) -> int:
+    """Axes of a parameter, not of experts, that are inputs; they stand before its outputs."""
+    return len(shape) - 1 if path.endswith(".o") else 1  # `o` is [heads, head, outputs].

@@ -105,14 +105,14 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         directory = DEMO_MODEL if path == "demo" else resolve_checkpoint(path)
         tokenizer = tokenizer_of(directory)
         defaults = sampling_defaults(directory)
-        refuse_what_does_not_fit(load_config(directory), dtype, engine, shows=progress)
-        engine = engine or EngineConfig()
+        engine, config = engine or EngineConfig(), load_config(directory)
+        refuse_what_does_not_fit(config, dtype, engine, shows=progress)
         config, params = load_model(
             directory,
             dtype,
             progress=progress,
             quantization=engine.quantization,
-            placement=placement_of(engine, load_config(directory)),
+            placement=placement_of(engine, config),
         )
         eos = eos_token_ids(directory, tokenizer)
         return cls(

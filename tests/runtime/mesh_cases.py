@@ -63,7 +63,7 @@ def compare(case: str, num_devices: int, settings: dict, directory: Path) -> dic
         "logprobs": 0.0,
         "same": True,
         "params": [
-            leaf.nbytes / sum(shard.data.nbytes for shard in leaf.addressable_shards[:1])
+            leaf.nbytes / leaf.addressable_shards[0].data.nbytes
             for leaf in jax.tree.leaves(many.params)
         ],
         "num_quantized": sum(map(is_quantized, jax.tree.leaves(many.params, is_leaf=is_quantized))),

@@ -67,7 +67,7 @@ def _method(key: str, value: Any, model_type: Any, where: str) -> StoredQuantiza
     if method == "gptq" and (read := _gptq(settings, model_type, where)) is not None:
         return read
     if method == "awq" and _is_awq_gemm(settings) and model_type not in TRANSPOSED_TYPES:
-        return StoredQuantization("awq", bits=(4,))
+        return StoredQuantization("awq")
     if method == "compressed-tensors" and (read := _compressed(settings, where)) is not None:
         return read
     shown = {name: settings[name] for name in _TELLING if name in settings}

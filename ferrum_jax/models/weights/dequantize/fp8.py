@@ -17,7 +17,7 @@ from ferrum_jax.types import WeightError
 _FACTORS = "_scale_inv"
 _OF_ACTIVATIONS = "activation_scale"
 """Ends of the names of scales for activations, which go unused."""
-E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+_E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 """The number of each byte."""
 
 
@@ -69,25 +69,14 @@ class Fp8Weights(Dequantized):
         factors = self._source.read(f"{name}{_FACTORS}").astype(np.float32)
         codes = stored.view(np.uint8)
         if block is None:
-            return E4M3[codes] * factors.reshape(())
+            return _E4M3[codes] * factors.reshape(())
+        rows, columns = block
         result = np.empty(stored.shape, np.float32)
         matrices, bytes_of = (x.reshape(-1, *x.shape[-2:]) for x in (result, codes))
         tiles = factors.reshape(-1, *factors.shape[-2:])
         for matrix, code, tile in zip(matrices, bytes_of, tiles, strict=True):
-            scale_by_blocks(E4M3, code, tile, block, out=matrix)
+            for i, row in enumerate(tile):
+                strip = slice(i * rows, (i + 1) * rows)
+                scale = np.repeat(row, columns)[: matrix.shape[1]]
+                np.multiply(_E4M3[code[strip]], scale, out=matrix[strip])
         return result
-
-
-def scale_by_blocks(
-    numbers: np.ndarray,
-    codes: np.ndarray,
-    factors: np.ndarray,
-    block: tuple[int, int],
-    out: np.ndarray,
-) -> None:
-    """`out[i, j] = numbers[codes[i, j]] * factors[i // rows, j // columns]`."""
-    rows, columns = block
-    for i, row in enumerate(factors):
-        strip = slice(i * rows, (i + 1) * rows)
-        scale = np.repeat(row, columns)[: out.shape[1]]
-        np.multiply(numbers[codes[strip]], scale, out=out[strip])
