@@ -18,6 +18,7 @@ from ferrum_jax.interfaces import Attend
 from ferrum_jax.models.attention import Sequences
 from ferrum_jax.models.layer import layer
 from ferrum_jax.models.norm import normalise
+from ferrum_jax.models.outputs_first import OutputsFirst
 from ferrum_jax.models.params import LayerParams, Params
 from ferrum_jax.models.ragged import dense_layout
 from ferrum_jax.models.rope import Angles, rope_angles
@@ -175,10 +176,7 @@ def unembed(
     with jax.named_scope("unembed"):
         if params.embed_out is not None:
             hidden = hidden @ params.embed_out
-        tied = params.unembed is None
-        rows = params.embed if tied else params.unembed
-        equation = "TD,VD->TV" if tied else "TD,DV->TV"
-        logits = jnp.einsum(equation, hidden, rows, preferred_element_type=jnp.float32)
+        logits = _head(params, hidden)
         if params.unembed_bias is not None:
             logits = logits + params.unembed_bias.astype(jnp.float32)
         if config.logit_scale != 1.0:
@@ -186,6 +184,15 @@ def unembed(
         if config.final_soft_cap is not None:
             logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
         return TapRun(taps)("logits", logits, config.num_layers)
+
+
+def _head(params: Params, hidden: Array) -> Array:
+    """The product with the head, or with the embedding where that is the head, in fp32."""
+    if isinstance(params.unembed, OutputsFirst):
+        return params.unembed.product(hidden)
+    if params.unembed is not None:
+        return jnp.matmul(hidden, params.unembed, preferred_element_type=jnp.float32)
+    return jnp.einsum("TD,VD->TV", hidden, params.embed, preferred_element_type=jnp.float32)
 
 
 def _embed(params: Params, tokens_T: Array, positions_T: Array, config: ModelConfig) -> Array:

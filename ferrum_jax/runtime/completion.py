@@ -40,6 +40,15 @@ class CompletionBuilder:
             )
             self._stops = StopMatcher(params.stop, include_stop=params.include_stop_str_in_output)
         self._eager = self.streams or bool(params.stop)
+        self.tokens_alone = not (
+            self._eager
+            or params.guided
+            or params.num_logprobs is not None
+            or params.mirostat is not None
+        )
+        """Whether nothing but its ids is wanted of a token when it comes."""
+        ends = frozenset() if params.ignore_eos else self.eos_token_ids
+        self._ends = ends.union(params.stop_token_ids)
         self._undecoded: list[int] = []
         self._num_decoded = 0
         self._sent_tokens = 0
@@ -63,6 +72,17 @@ class CompletionBuilder:
             text += self._flush()
         self.text += text
         return text
+
+    def extend(self, tokens: list[int]) -> bool:
+        """Take in sampled tokens of which none is the last, where tokens alone are wanted; takes
+        in nothing and returns False where one may be."""
+        known = self.sequence.token_ids
+        if len(known) + len(tokens) >= self.sequence.max_len or not self._ends.isdisjoint(tokens):
+            return False
+        known += tokens
+        self.token_ids += tokens
+        self._undecoded += tokens
+        return True
 
     def finish(self, reason: FinishReason) -> str:
         """End the completion from outside; returns the text that was held back."""

@@ -16,6 +16,7 @@ from ferrum_jax.runtime.compile_cache import use_compile_cache
 from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
+from ferrum_jax.runtime.few_rows import few_rows_params
 from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.mesh import pooled_bytes
@@ -72,6 +73,7 @@ class Engine:
     ):
         use_compile_cache(engine.compile_cache_dir)
         check_states(config, engine)
+        few_rows = few_rows_params(params, engine, device_info())
         device, dtype = device_info(), str(params.embed.dtype)
         draft = load_draft(engine, dtype=dtype, max_len=max_model_len, tokenizer=tokenizer)
         paged = with_layers_of(config, None if draft is None else draft[0])
@@ -98,7 +100,8 @@ class Engine:
         self._scheduler = ContinuousScheduler(
             engine, self._blocks, make_policy(engine), max_model_len, not config.is_recurrent
         )
-        options: dict[str, Any] = {"max_model_len": max_model_len, "device": device, "draft": draft}
+        options: dict[str, Any] = {"max_model_len": max_model_len, "device": device}
+        options |= {"few_rows_params": few_rows, "draft": draft}
         self._executor = Executor(config, params, engine, self.kv, guides, **options)
         recorder = MetricsRecorder(
             max_num_seqs=engine.max_num_seqs,

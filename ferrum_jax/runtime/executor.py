@@ -15,7 +15,9 @@ import numpy as np
 from ferrum_jax.attention import choose_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
+from ferrum_jax.models.outputs_first import MOST_ROWS
 from ferrum_jax.runtime.batches import BatchMaker, slot_of
+from ferrum_jax.runtime.decode_loop import run_decode_steps
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.mesh import cache_on, placement_of, results_on, struct_on
@@ -80,15 +82,18 @@ class Executor:
         *,
         max_model_len: int,
         device: DeviceInfo,
+        few_rows_params: Params | None = None,
         draft: tuple[ModelConfig, Params] | None = None,
     ):
         """Args:
+        few_rows_params: the same weights laid out for steps of few rows.
         draft: a model that drafts, with its weights.
         """
         self._guides = guides
         self._config = config
         self._placement = placement = placement_of(engine, config)
         self._params = params if placement is None else placement.for_steps(params)
+        self._few_rows_params = self._params if few_rows_params is None else few_rows_params
         self._bind = choose_attention(
             engine.attention, device, config, kv, num_devices=engine.num_devices
         )
@@ -189,7 +194,8 @@ class Executor:
             self.warm_up((shape, *self._following(schedule, shape)))
         step, taps, lanes = self._compiled[shape], *self._tables_of(plan)
         moving, settings = self._sampling
-        arguments = (self._params, self._cache, batch, moving, settings, taps, lanes)
+        params = self._params_for(shape)
+        arguments = (params, self._cache, batch, moving, settings, taps, lanes)
         self._cache, output = step(*arguments)
         self._sampling = output.sampling, settings
         if self._draft_model is not None and not all(map(self._was_drafted, schedule.chunks)):
@@ -241,26 +247,27 @@ class Executor:
         return step.memory_analysis()  # type: ignore[attr-defined]
 
     def _following(self, schedule: Schedule, shape: StepShape) -> tuple[StepShape, ...]:
-        """The decode shape that a schedule leads to: compiled beside its own, in parallel."""
+        """The decode shapes that a schedule leads to: compiled beside its own, in parallel."""
         rows = sum(chunk.samples for chunk in schedule.chunks)
-        following = [
-            s
-            for s in self.shapes
+        following = {
+            s.steps: replace(s, plan=shape.plan)
+            for s in reversed(self.shapes)
             if s.decodes
             and s.rows >= rows > 0
             and (s.processes, s.drafts) == (shape.processes, self._draft_len)
-        ]
-        return tuple(replace(s, plan=shape.plan) for s in following[:1])
+        }
+        return tuple(following.values())
 
     def _compile(self, shape: StepShape) -> Callable[..., Any]:
         start = time.monotonic()
         batch = self._batches.make(Schedule(chunks=()), shape)
         tables = self._tables_of(shape.plan)
-        arguments = (self._params, self._cache, batch, *self._sampling, *tables)
+        arguments = (self._params_for(shape), self._cache, batch, *self._sampling, *tables)
         structs = jax.tree_util.tree_map(partial(struct_on, self._placement), arguments)
         # A function of its own, so that its program goes when this executor goes: jax keeps what it
         # compiled for as long as there is the function.
-        run = partial(self._step, config=self._config, shape=shape, bind=self._bind)
+        step = run_decode_steps if shape.steps > 1 else self._step
+        run = partial(step, config=self._config, shape=shape, bind=self._bind)
         function = partial(_run_split, run)
         placed = results_on(self._placement, self._cache)
         lowered = jax.jit(function, donate_argnums=(1, 3), **placed).lower(*structs)
@@ -269,6 +276,9 @@ class Executor:
         self._compiled[shape] = lowered.compile(compiler_options=options)
         self._seconds[shape] = time.monotonic() - start
         return self._compiled[shape]
+
+    def _params_for(self, shape: StepShape) -> Params:
+        return self._few_rows_params if shape.tokens <= MOST_ROWS else self._params
 
     def _tables_of(self, plan: TapPlan) -> tuple[Taps, tuple[ProcessorLane, ...]]:
         return self._tapped.tables(plan), self._tapped.lanes(plan)

@@ -180,9 +180,16 @@ class Intake:
                 max_len=limit,
                 seed=seed,
                 settles=params.guided is not None or self.engine.speculation is not None,
+                single_steps=_single_steps(request),
             )
             for i in range(1 if request.score_only else params.n)
         ]
+
+
+def _single_steps(request: Request) -> bool:
+    """Whether the host has a say in, or wants something of, every step of a request."""
+    params = request.params
+    return bool(params.guided or params.stop or params.logits_processors or request.taps)
 
 
 def counts_from_end(taps: Taps) -> bool:

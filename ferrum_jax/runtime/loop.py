@@ -192,13 +192,13 @@ class StepLoop:
         for row, chunk in enumerate(schedule.chunks):
             sequence = chunk.sequence
             if chunk.samples:
-                sequence.num_pending -= 1
+                sequence.num_pending -= chunk.steps
             if sequence.finished:
                 continue
             tracker = self.running[sequence.request.request_id]
             builder = tracker.builders[sequence.index]
             places = results.places(row)
-            end = chunk.start + chunk.length - len(chunk.draft)
+            end = chunk.end
             if results.any_failed and self._fails(tracker, builder, results, places[0], end):
                 continue
             if tracker.prompt_scores is not None:
@@ -219,9 +219,14 @@ class StepLoop:
         results: StepResults,
         places: range,
     ) -> int:
-        """Hand a row's tokens to its sequence, one by one; how many, until it ended."""
+        """Hand a row's tokens to its sequence, until it ends; how many."""
+        if builder.tokens_alone and not results.any_failed and self._drafter is None:
+            tokens = [results.tokens[place] for place in places]
+            if builder.extend(tokens):
+                tracker.note_tokens(builder.sequence.index, results.read_at, len(tokens))
+                return len(tokens)
         sequence, drafted, accepted = builder.sequence, len(chunk.draft), len(places) - 1
-        end = chunk.start + chunk.length - drafted
+        end = chunk.end
         if self._drafter is not None:
             self._scheduler.note_verified(sequence, end + accepted)
             self._drafter.note(sequence, drafted, accepted)
@@ -275,7 +280,7 @@ class StepLoop:
         sequence.token_ids.append(token)
         if params.mirostat is not None:
             sequence.mirostat_mus.append(results.mirostat_mu(place))
-        tracker.note_token(sequence.index, results.read_at)
+        tracker.note_tokens(sequence.index, results.read_at, 1)
         logprobs = None
         if params.num_logprobs is not None:
             logprobs = results.logprobs(place, params.num_logprobs, params.logprob_token_ids)

@@ -73,7 +73,7 @@ class MetricsRecorder:
         for chunk in chunks:
             length = chunk.length
             tokens += length
-            sampled += chunk.samples
+            sampled += chunk.steps if chunk.samples else 0
             prompt_left = len(chunk.sequence.request.prompt_token_ids) - chunk.start
             if prompt_left > 0:
                 prompt_tokens += length if length < prompt_left else prompt_left

@@ -23,6 +23,7 @@ class StepResults:
         self._each = 1 + output.draft_len
         self.tokens: list[int] = np.asarray(output.tokens).tolist()
         """By place, of which a row has one, and one for each token of the longest draft."""
+        self._rows = len(self.tokens) // (self._each * output.steps)
         self.failed: list[bool] = np.asarray(output.failed).tolist()
         self.stuck: list[bool] = np.asarray(output.stuck).tolist()
         self.any_failed = any(self.failed) or any(self.stuck)
@@ -31,7 +32,8 @@ class StepResults:
     def places(self, row: int) -> range:
         """The row's places whose tokens hold: behind its draft as far as that was sampled too."""
         if self._each == 1:
-            return range(row, row + 1)
+            chunk = self._schedule.chunks[row]
+            return range(row, row + chunk.steps * self._rows, self._rows)
         first, accepted = row * self._each, 0
         for token in self._schedule.chunks[row].draft:
             if token != self.tokens[first + accepted]:

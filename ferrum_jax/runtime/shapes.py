@@ -20,6 +20,8 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     and all of them a second time for steps whose sampling is more than a temperature: its programs
     take longer to compile.
 
+    With `decode_steps` above 1 there are decode steps that repeat so often, too.
+
     With speculation there are decode steps with drafts of up to 1, 2, 4, ... tokens a row too, and
     steps with a prefill chunk take the longest drafts.
 
@@ -35,6 +37,8 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
         for drafts in (0, *(_powers(longest, 1, 2) if longest else ()))
         for count in rows
     ]
+    if engine.decode_steps > 1:
+        decodes += [replace(shape, steps=engine.decode_steps) for shape in decodes]
     mixed = [StepShape(*sizes, drafts=longest) for sizes in mixed_sizes]
     plain = [*decodes, *mixed, *(replace(shape, score=True) for shape in mixed)]
     return tuple(sorted([*plain, *(replace(shape, processes=True) for shape in plain)]))
@@ -60,17 +64,19 @@ def choose_shape(
     Raises:
         ResourceExhausted: none does; the scheduler and the shapes disagree about the limits.
     """
-    rows, tokens = len(schedule.chunks), schedule.num_tokens
+    rows, steps = len(schedule.chunks), schedule.steps
+    tokens = rows if steps > 1 else schedule.num_tokens
     if len(shapes) == 1 and rows <= shapes[0].rows and tokens <= shapes[0].tokens:
         return shapes[0]
     drafts = max((len(chunk.draft) for chunk in schedule.chunks), default=0)
-    decodes = not score and all(c.length == 1 + len(c.draft) for c in schedule.chunks)
+    decodes = not score and all(c.length == c.steps + len(c.draft) for c in schedule.chunks)
     for shape in shapes:
         if (
             (shape.score, shape.processes, shape.decodes) == (score, processes, decodes)
             and shape.tokens >= tokens
             and shape.rows >= rows
             and shape.drafts >= drafts
+            and (shape.steps > 1) == (steps > 1)
         ):
             return shape
     raise ResourceExhausted(

@@ -131,12 +131,12 @@ class RequestTracker:
         if self.first_scheduled is None:
             self.first_scheduled = time.monotonic()
 
-    def note_token(self, index: int, read_at: float) -> None:
-        """The host has read a token of completion `index`."""
+    def note_tokens(self, index: int, read_at: float, count: int) -> None:
+        """The host has read tokens of completion `index`, all at once."""
         if self.first_token is None:
             self.first_token = read_at
         if index == 0:
-            self.token_times.append(read_at)
+            self.token_times += [read_at] * count
 
     def note_draft(self, drafted: int, accepted: int) -> None:
         """A draft of a completion was verified."""

@@ -34,6 +34,14 @@ class StepPlan:
         sequence.num_scheduled, sequence.num_drafted = end, len(draft)
         sequence.num_pending += samples
 
+    def repeat(self, sequence: Sequence, steps: int) -> ScheduledChunk:
+        """Let a sequence that decodes gain so many tokens at once; the chunk of the further ones."""
+        chunk, more = self.chunks[sequence], steps - 1
+        self.chunks[sequence] = chunk._replace(length=steps, steps=steps)
+        sequence.num_scheduled += more
+        sequence.num_pending += more
+        return ScheduledChunk(sequence, chunk.start + 1, more, True)
+
     def withdraw(self, sequence: Sequence) -> bool:
         """Take a sequence's chunk back; whether a page was going to be copied for it."""
         chunk = self.chunks.pop(sequence, None)

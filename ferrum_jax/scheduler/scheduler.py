@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from ferrum_jax.scheduler.plan import StepPlan
 from ferrum_jax.scheduler.roster import Roster
-from ferrum_jax.types import RequestState, ResourceExhausted, Schedule, Sequence
+from ferrum_jax.types import (
+    RequestState,
+    ResourceExhausted,
+    Schedule,
+    ScheduledChunk,
+    Sequence,
+)
 
 
 class ContinuousScheduler(Roster):
@@ -37,6 +43,8 @@ class ContinuousScheduler(Roster):
         # Nobody starts on pages that were just taken from another.
         if len(plan.preempted) == rotated:
             self._admit(plan)
+        if self._engine.decode_steps > 1:
+            self._repeat(plan)
         self._swapped_out = []
         return plan.schedule()
 
@@ -61,6 +69,31 @@ class ContinuousScheduler(Roster):
             ):
                 continue
             plan.put(sequence, start, end, draft)
+
+    def _repeat(self, plan: StepPlan) -> None:
+        """Where all that run decode and the host has no say, let them gain several tokens at once:
+        as many as there are free pages for, so that nobody takes another's next one."""
+        chunks = tuple(plan.chunks.values())
+        if not all(c.samples and c.length == 1 and not c.sequence.single_steps for c in chunks):
+            return
+        steps = self._engine.decode_steps
+        while steps > 1 and not self._has_pages(chunks, steps):
+            steps //= 2
+        further = []
+        for sequence, start, *_ in chunks:
+            count = min(steps, sequence.max_len - start - 1)
+            if count > 1:
+                self._blocks.prepare(sequence.blocks, start, start + count)
+                further.append(plan.repeat(sequence, count))
+        self._policy.serve(further)
+
+    def _has_pages(self, chunks: tuple[ScheduledChunk, ...], steps: int) -> bool:
+        """Whether there are free pages for so many more tokens of every chunk's sequence."""
+        wanted = 0
+        for sequence, start, *_ in chunks:
+            last = min(start + steps, sequence.max_len - 1)
+            wanted += max(0, self._blocks.pages_for(last) - len(sequence.blocks.pages))
+        return wanted <= self._blocks.num_free
 
     def _drafted(
         self, plan: StepPlan, sequence: Sequence, start: int, end: int, waiting: int

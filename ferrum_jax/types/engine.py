@@ -88,6 +88,9 @@ class EngineConfig:
     speculative: Speculation | str | None = None
     """Drafts that one step verifies: a `Speculation`, or its `draft` alone (`ngram`, or the
     directory of a smaller model)."""
+    decode_steps: int = 1
+    """Tokens that a sequence may gain at a time: where all that run only decode, and none has a stop
+    string, a grammar or taps, so many steps are dispatched as one (`runtime/decode_loop.py`)."""
     mesh: tuple[int, ...] | int | None = None
     """Devices that the model is divided over, as `(4,)` or 4: heads, hidden elements, experts and
     the vocabulary (`models/partition.py`). None: the default device."""
@@ -129,6 +132,7 @@ class EngineConfig:
             ("max_num_seqs", 1, 65_536),
             ("max_num_batched_tokens", 1, 2**20),
             ("quantum", 1, 2**24),
+            ("decode_steps", 1, 64),
             ("max_waiting", 1, 2**31 - 1),
         ):
             value = getattr(self, name)
@@ -191,6 +195,13 @@ class EngineConfig:
 
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""
+        other = "batch_invariant" * self.batch_invariant or "speculative"
+        if self.decode_steps > 1 and (self.batch_invariant or self.speculative is not None):
+            raise UnsupportedError(
+                f"EngineConfig.decode_steps = {self.decode_steps} does not go with {other}: "
+                "a batch-invariant step is one program for everything, and a draft is verified "
+                "before the next is made; leave one of the two out"
+            )
         supported = ("auto", "xla", "triton")
         if self.attention not in supported:
             raise UnsupportedError(

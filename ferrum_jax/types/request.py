@@ -123,6 +123,8 @@ class Sequence:
     stop_reason: int | str | None = None
     settles: bool = False
     """Whether it goes on only when all of its tokens are known: the host has a say in the next."""
+    single_steps: bool = False
+    """Whether the host is to read each of its tokens before the one after the next is computed."""
     draft: tuple[int, ...] = ()
     """What the next step may guess to follow."""
     num_drafted: int = 0

@@ -18,6 +18,14 @@ class ScheduledChunk(NamedTuple):
     """Whether the chunk ends at the sequence's last token, so that the next one is sampled."""
     draft: tuple[int, ...] = ()
     """What the chunk's last tokens are, if they are a guess that this step verifies."""
+    steps: int = 1
+    """How many steps run the chunk, a token each, before the host reads what they sampled: each
+    runs the token that the one before has sampled."""
+
+    @property
+    def end(self) -> int:
+        """Behind the last token that is known before the chunk runs."""
+        return self.start + self.length - len(self.draft) - self.steps + 1
 
 
 @dataclass(frozen=True)
@@ -39,3 +47,8 @@ class Schedule:
     @property
     def num_tokens(self) -> int:
         return sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def steps(self) -> int:
+        """Steps that it takes: more than one only where every chunk is a decode without a draft."""
+        return max((chunk.steps for chunk in self.chunks), default=1)

@@ -30,6 +30,8 @@ class StepShape:
     """Whether more than a temperature may lie between the logits and a token."""
     drafts: int = 0
     """Draft tokens that each row may have behind its known ones."""
+    steps: int = 1
+    """Decode steps that it may run one after the other, before the host reads any token."""
     plan: TapPlan = field(default_factory=TapPlan)
     """What is captured and edited; a declared shape has none of it."""
 
@@ -44,8 +46,9 @@ class StepShape:
     def __str__(self) -> str:
         scored, processed = ", scored" * self.score, ", processed" * self.processes
         drafted = f", drafts of {self.drafts}" if self.drafts else ""
+        steps = f", {self.steps} steps" if self.steps > 1 else ""
         plan = f", {self.plan}" if self.plan else ""
-        return f"{self.tokens} tokens x {self.rows} rows{scored}{processed}{drafted}{plan}"
+        return f"{self.tokens} tokens x {self.rows} rows{scored}{processed}{drafted}{steps}{plan}"
 
 
 @struct.dataclass
@@ -70,6 +73,8 @@ class StepBatch:
     """int32 [R, D]: drafted ids that the row's last tokens are; None where D is 0"""
     num_drafts: jax.Array | None = None
     """int32 [R]: how many of them there are"""
+    steps: jax.Array | None = None
+    """int32 [R]: tokens that each row samples, one after the other; None where it is one"""
 
     @property
     def draft_len(self) -> int:
@@ -181,3 +186,5 @@ class StepOutput:
     """`{site: {layer: [T, ...]}}` of what the shape's plan captures"""
     draft_len: int = struct.field(pytree_node=False, default=0)
     """D"""
+    steps: int = struct.field(pytree_node=False, default=1)
+    """Steps whose results stand one behind the other, each [N]: `StepShape.steps`"""

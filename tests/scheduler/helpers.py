@@ -19,6 +19,7 @@ from ferrum_jax.types import (
     Request,
     SamplingParams,
     Schedule,
+    ScheduledChunk,
     Sequence,
     Snapshot,
 )
@@ -86,7 +87,7 @@ class Device:
             self.refresh(sequence)
         tokens = [self._run(*chunk) for chunk in schedule.chunks]
         for chunk, sampled in zip(schedule.chunks, tokens, strict=True):
-            end = chunk.start + chunk.length - len(chunk.draft) + max(0, len(sampled) - 1)
+            end = chunk.end + max(0, len(sampled) - 1)
             self.check(chunk.sequence, chunk.sequence.blocks, end)
         return tokens
 
@@ -108,8 +109,13 @@ class Device:
         return found[:end]
 
     def _run(
-        self, sequence: Sequence, start: int, length: int, samples: bool, draft: tuple[int, ...]
-    ) -> list[int]:
+        self, sequence: Sequence, start: int, length: int, samples: bool, draft: tuple[int, ...],
+        steps: int = 1,
+    ) -> list[int]:  # fmt: skip
+        if steps > 1:
+            assert samples
+            assert length == steps
+            return [self._run(sequence, start + i, 1, True, ())[0] for i in range(steps)]
         row, pages, size = self._rows[sequence.slot], sequence.blocks.pages, self._page_size
         row += pages[len(row) :]
         assert row == pages, "the device's page table is out of date"
@@ -184,7 +190,7 @@ class Bench:
         self, prompt: int | list[int], max_tokens: int = 4, *, score_only: bool = False,
         index: int = 0, arrival: float | None = None, seed: int | None = None, client: str = "",
         priority: Priority = Priority.NORMAL, salt: str = "", prompt_logprobs: int | None = None,
-        tokens: list[int] | None = None,
+        tokens: list[int] | None = None, single_steps: bool = False,
     ) -> Sequence:  # fmt: skip
         """A new sequence, not yet added. A prompt given as its length is 1, 2, 3 and so on;
         `arrival` defaults to its place in line, and `seed` to a stream of its own."""
@@ -208,6 +214,7 @@ class Bench:
             seed=request_id if seed is None else seed,
             token_ids=list(ids if tokens is None else tokens),
             settles=self.drafts[0] > 0,
+            single_steps=single_steps,
         )
         self.sequences.append(sequence)
         self.started[sequence] = list(sequence.token_ids)
@@ -319,8 +326,7 @@ class Bench:
         landed, self.in_flight = self.in_flight, None
         if landed is not None:
             for chunk, tokens in zip(landed[0].chunks, landed[1], strict=True):
-                end = chunk.start + chunk.length - len(chunk.draft)
-                self._land(chunk.sequence, end, tokens)
+                self._land(chunk, tokens)
 
     def steps_until_finished(self, sequence: Sequence, limit: int = 200) -> Iterator[Schedule]:
         """Each step up to the one in which the sequence ends; fails after `limit` of them."""
@@ -357,8 +363,9 @@ class Bench:
         assert self.blocks.num_free == self.blocks.num_total
         assert self.blocks.num_host_free == self.num_host_pages
 
-    def _land(self, sequence: Sequence, end: int, tokens: list[int]) -> None:
-        sequence.num_pending -= bool(tokens)
+    def _land(self, chunk: ScheduledChunk, tokens: list[int]) -> None:
+        sequence, end = chunk.sequence, chunk.end
+        sequence.num_pending -= chunk.steps if tokens else 0
         if sequence.finished:
             return
         if tokens:

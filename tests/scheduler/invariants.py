@@ -82,7 +82,7 @@ def check_sequences(bench: Bench) -> None:
         if sequence.finished:
             assert not sequence.blocks.pages
             continue
-        assert 0 <= sequence.num_pending <= bench.engine.run_ahead
+        assert 0 <= sequence.num_pending <= bench.engine.run_ahead * bench.engine.decode_steps
         assert sequence.num_tokens <= sequence.max_len <= bench.max_model_len
         if sequence.blocks.pages:
             assert len(sequence.blocks) >= bench.blocks.pages_for(sequence.num_scheduled)
@@ -102,15 +102,19 @@ def check_schedule(bench: Bench, schedule: Schedule) -> None:
     """Budgets of tokens and rows hold, and nobody is both in a step and out of it."""
     engine = bench.engine
     scheduled = [chunk.sequence for chunk in schedule.chunks]
-    assert schedule.num_tokens <= engine.max_num_batched_tokens
+    assert sum(c.length - c.steps + 1 for c in schedule.chunks) <= engine.max_num_batched_tokens
     assert all(chunk.length > 0 for chunk in schedule.chunks)
     assert len(set(scheduled)) == len(scheduled) <= engine.max_num_seqs
     assert set(schedule.admitted) <= set(scheduled)
     assert set(schedule.preempted) & set(scheduled) <= set(schedule.admitted)
     assert {s for s, _ in schedule.swapped_in} <= set(schedule.admitted)
     assert {s for s, _, _ in schedule.copies} <= set(scheduled)
+    repeats = [chunk for chunk in schedule.chunks if chunk.steps > 1]
+    assert not repeats or all(c.samples and c.length == c.steps for c in schedule.chunks)
+    assert not repeats or not any(sequence.single_steps for sequence in scheduled)
     for chunk in schedule.chunks:
         sequence = chunk.sequence
+        assert 1 <= chunk.steps <= engine.decode_steps
         assert chunk.start + chunk.length < sequence.max_len or not chunk.draft
         if sequence in schedule.admitted and not engine.chunked_prefill:
             work = len(sequence.token_ids) - chunk.start

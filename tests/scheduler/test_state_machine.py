@@ -27,6 +27,7 @@ SEQUENCE = st.fixed_dictionaries(
         "priority": st.sampled_from(Priority),
         "salt": st.sampled_from(["", "", "s"]),
         "early": st.booleans(),
+        "single_steps": st.sampled_from([False, False, False, True]),
     }
 )
 PICK = st.integers(0, 99)
@@ -57,11 +58,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         ageing=st.sampled_from([0.01, 5.0, 1e4]),
         quantum=st.integers(1, 6),
         drafts=st.sampled_from([(0, 0), (0, 0), (3, 0), (3, 1), (3, 3), (1, 1)]),
+        decode_steps=st.sampled_from([1, 1, 2, 3, 8]),
         sequences=st.lists(SEQUENCE, min_size=1, max_size=4),
     )
     def make(
         self, num_pages, num_host_pages, max_num_seqs, spare_budget, switches, sequences, drafts,
-        **options,
+        decode_steps, **options,
     ):  # fmt: skip
         chunked_prefill, run_ahead, prefix_caching = switches
         self.bench = Bench(
@@ -71,6 +73,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 chunked_prefill=chunked_prefill,
                 run_ahead=run_ahead,
                 prefix_caching=prefix_caching,
+                decode_steps=1 if drafts[0] else decode_steps,
                 client_weights={"b": 3.0},
                 **options,
             ),
