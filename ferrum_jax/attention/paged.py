@@ -31,7 +31,7 @@ from ferrum_jax.attention.quantize import as_stored, from_stored, quantise
 from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import TRASH_PAGE, AttentionConfig, DataType, LayerCache, StepBatch
 
-BLOCK_KEYS = 256
+BLOCK_KEYS = 128
 """Keys that one iteration reads: long enough to amortise the loop, short enough to waste little."""
 PREFILL_TILE = 32
 """Queries that share one read of the keys in a step that mixes prefill and decode."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ferrum_jax.sampler import SlotUpdate, sequence_key
 from ferrum_jax.types import Schedule, SchedulerError, Sequence, StepBatch, StepShape
 
 
@@ -89,3 +90,17 @@ def slot_of(sequence: Sequence) -> int:
             "sequences are scheduled"
         )
     return sequence.slot
+
+
+def slot_update(sequence: Sequence) -> SlotUpdate:
+    """What the device is told of a sequence that is given its slot."""
+    return SlotUpdate(
+        slot=slot_of(sequence),
+        tokens=sequence.token_ids,
+        prompt_len=sequence.prompt_len,
+        params=sequence.request.params,
+        key=sequence_key(sequence.seed, sequence.index),
+        bad_word_ids=sequence.request.bad_word_ids,
+        end_ids=sequence.request.end_ids,
+        mirostat_mu=sequence.mirostat_mus[-1] if sequence.mirostat_mus else None,
+    )

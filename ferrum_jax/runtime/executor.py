@@ -16,7 +16,7 @@ from ferrum_jax.attention import choose_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
 from ferrum_jax.models.outputs_first import MOST_ROWS
-from ferrum_jax.runtime.batches import BatchMaker, slot_of
+from ferrum_jax.runtime.batches import BatchMaker, slot_of, slot_update
 from ferrum_jax.runtime.decode_loop import run_decode_steps
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.guides import Guides
@@ -34,11 +34,9 @@ from ferrum_jax.runtime.transfer import (
     write_pages,
 )
 from ferrum_jax.sampler import (
-    SlotUpdate,
     join_state,
     make_sampling_state,
     processes_logits,
-    sequence_key,
     slot_rows,
     split_state,
     write_masks,
@@ -254,6 +252,7 @@ class Executor:
             for s in reversed(self.shapes)
             if s.decodes
             and s.rows >= rows > 0
+            and (s.steps == 1 or not shape.plan)
             and (s.processes, s.drafts) == (shape.processes, self._draft_len)
         }
         return tuple(following.values())
@@ -326,7 +325,7 @@ class Executor:
                 self._processing[slot_of(sequence)] = processes_logits(request.params)
                 self._batches.admit(sequence)
             slots, rows = slot_rows(
-                [_slot_update(sequence) for sequence in group],
+                [slot_update(sequence) for sequence in group],
                 num_slots=self._padding_slot,
                 max_len=self._max_model_len,
                 vocab_size=self._config.vocab_size,
@@ -371,19 +370,6 @@ def _run_split(
     """A step that returns of the sampling state what it changes: the rest stays where it is."""
     cache, output = run(params, cache, batch, join_state(moving, settings), *tables)
     return cache, replace(output, sampling=split_state(output.sampling)[0])
-
-
-def _slot_update(sequence: Sequence) -> SlotUpdate:
-    return SlotUpdate(
-        slot=slot_of(sequence),
-        tokens=sequence.token_ids,
-        prompt_len=sequence.prompt_len,
-        params=sequence.request.params,
-        key=sequence_key(sequence.seed, sequence.index),
-        bad_word_ids=sequence.request.bad_word_ids,
-        end_ids=sequence.request.end_ids,
-        mirostat_mu=sequence.mirostat_mus[-1] if sequence.mirostat_mus else None,
-    )
 
 
 def _drafting_shape(rows: int, processes: bool) -> StepShape:

@@ -1,4 +1,4 @@
-"""Whether steps of few rows have weights of their own, laid out for them: on a CPU, where they fit."""
+"""Whether steps of few rows have weights laid out for them: on a CPU, where they fit."""
 
 from __future__ import annotations
 

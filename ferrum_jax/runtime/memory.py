@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import jax
 
 from ferrum_jax.kv import cache_bytes, plan_cache, state_bytes
+from ferrum_jax.models.outputs_first import copied_bytes
 from ferrum_jax.models.quantized import quantises, stored_bytes
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
+from ferrum_jax.runtime.few_rows import copies_fit
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.lengths import max_model_len
 from ferrum_jax.runtime.mesh import pooled_bytes
@@ -20,6 +22,7 @@ from ferrum_jax.runtime.speculation.model import draft_config, with_layers_of
 from ferrum_jax.sampler import make_sampling_state
 from ferrum_jax.types import (
     DataType,
+    DeviceInfo,
     EngineConfig,
     KVCacheConfig,
     ModelConfig,
@@ -35,6 +38,8 @@ class MemoryPlan:
     """Bytes by what they are for; `free` is None where the device does not tell."""
 
     weights: int
+    copies: int
+    """Of weights, laid out for steps of few rows (`runtime/few_rows.py`)."""
     draft_weights: int
     cache: int
     """KV pages, of a draft model too."""
@@ -50,13 +55,14 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """All of them together, the step as far as it is known."""
-        parts = (self.weights, self.draft_weights, self.cache, self.states, self.slots)
+        parts = (self.weights, self.copies, self.draft_weights, self.cache, self.states, self.slots)
         return sum(parts) + (self.step or 0)
 
     def __str__(self) -> str:
         """One line: `weights 21.9 MB + cache 201.4 MB + ... = 246.2 MB of 19.72 GB free`."""
         parts = {
             "weights": self.weights,
+            "copies for decoding": self.copies,
             "draft model": self.draft_weights,
             "cache": self.cache,
             "states": self.states,
@@ -80,13 +86,16 @@ def plan_memory(
     Raises:
         ResourceExhausted: the weights, or the smallest cache beside them, do not fit.
     """
-    free, drafting = pooled_bytes(device_info(), engine), draft_config(engine)
+    device, drafting = device_info(), draft_config(engine)
+    free = pooled_bytes(device, engine)
     weights = weight_bytes(config, dtype, engine.quantization)
     draft_weights = 0 if drafting is None else weight_bytes(drafting, dtype)
     check_weights_fit(config, dtype, free, engine.quantization)
     length = max_model_len(config, engine)
     paged = with_layers_of(config, drafting)
     left = None if free is None else max(0, free - weights - draft_weights)
+    copies = _copied_bytes(config, engine, dtype, replace(device, free_bytes=left))
+    left = None if left is None else left - copies
     kv = plan_cache(paged, engine, dtype=dtype, max_model_len=length, free_bytes=left)
     slots = jax.eval_shape(
         lambda: make_sampling_state(
@@ -95,6 +104,7 @@ def plan_memory(
     )
     return MemoryPlan(
         weights=weights,
+        copies=copies,
         draft_weights=draft_weights,
         cache=cache_bytes(paged, kv),
         states=state_bytes(config, engine.max_num_seqs),
@@ -123,6 +133,19 @@ def weight_bytes(config: ModelConfig, dtype: DataType, quantization: str | None 
         else:
             total += math.prod(shape) * dtype.itemsize
     return total
+
+
+def _copied_bytes(
+    config: ModelConfig, engine: EngineConfig, dtype: DataType, device: DeviceInfo
+) -> int:
+    """Bytes of the copies that an engine makes; 0 where it makes none."""
+    kept = {
+        path: shape
+        for path, shape in flatten_shapes(config).items()
+        if engine.quantization is None or not quantises(path)
+    }
+    needed = copied_bytes(kept, dtype.itemsize)
+    return needed if copies_fit(needed, engine, device) else 0
 
 
 def check_weights_fit(

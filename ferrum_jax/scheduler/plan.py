@@ -35,7 +35,7 @@ class StepPlan:
         sequence.num_pending += samples
 
     def repeat(self, sequence: Sequence, steps: int) -> ScheduledChunk:
-        """Let a sequence that decodes gain so many tokens at once; the chunk of the further ones."""
+        """Let one that decodes gain so many tokens at once; the chunk of the further ones."""
         chunk, more = self.chunks[sequence], steps - 1
         self.chunks[sequence] = chunk._replace(length=steps, steps=steps)
         sequence.num_scheduled += more

@@ -89,8 +89,8 @@ class EngineConfig:
     """Drafts that one step verifies: a `Speculation`, or its `draft` alone (`ngram`, or the
     directory of a smaller model)."""
     decode_steps: int = 1
-    """Tokens that a sequence may gain at a time: where all that run only decode, and none has a stop
-    string, a grammar or taps, so many steps are dispatched as one (`runtime/decode_loop.py`)."""
+    """Tokens that a sequence may gain at a time: where all that run only decode, and none has stop
+    strings, a grammar or taps, so many steps are dispatched as one (`runtime/decode_loop.py`)."""
     mesh: tuple[int, ...] | int | None = None
     """Devices that the model is divided over, as `(4,)` or 4: heads, hidden elements, experts and
     the vocabulary (`models/partition.py`). None: the default device."""

@@ -27,7 +27,10 @@ def held(llm: fj.LLM) -> int:
     trees = [llm.params, executor.cache, executor._sampling]
     if executor._draft_model is not None:
         trees += [executor._draft_model.params, executor._draft_model.cache]
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+    trees.append(executor._few_rows_params)
+    # What the copies for steps of few rows share with the parameters counts once.
+    leaves = {id(leaf): leaf for leaf in jax.tree.leaves(trees)}
+    return sum(leaf.nbytes for leaf in leaves.values())
 
 
 @pytest.mark.parametrize("dtype", [DataType.FLOAT32, DataType.BFLOAT16])
@@ -62,7 +65,7 @@ def test_the_largest_step_takes_what_its_program_says(batch_invariant):
         executor = llm.engine.executor
         steps = [executor.memory_analysis(shape).temp_size_in_bytes for shape in executor.shapes]
     assert plan.step == pytest.approx(max(steps), rel=0.1)
-    assert plan.total == plan.weights + plan.cache + plan.slots + plan.step
+    assert plan.total == plan.weights + plan.copies + plan.cache + plan.slots + plan.step
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(monkeypatch):
@@ -103,7 +106,7 @@ def test_loading_with_progress_shows_the_plan(capsys):
     with fj.LLM.load(DEMO_MODEL, engine=ENGINE, progress=True):
         pass
     shown = capsys.readouterr().err
-    assert "memory: weights 21.9 MB + cache 3.244 MB + slots" in shown
+    assert "memory: weights 21.9 MB + copies for decoding 17.69 MB + cache 3.244 MB + slots" in shown
     assert " free" in shown
 
 
