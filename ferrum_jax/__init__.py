@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from ferrum_jax.runtime.activations import Activations
     from ferrum_jax.runtime.llm import LLM
+    from ferrum_jax.runtime.quantize import quantize, save_quantized
     from ferrum_jax.types import (
         Adapters,
         ConfigError,
@@ -110,7 +111,9 @@ __all__ = [
     "loss",
     "merge_adapters",
     "nll",
+    "quantize",
     "reading",
+    "save_quantized",
     "sweep",
     "unembed",
 ]
@@ -119,6 +122,8 @@ _MODULES = {
     "Activations": "ferrum_jax.runtime.activations",
     "Comparison": "ferrum_jax.research.compare",
     "LLM": "ferrum_jax.runtime.llm",
+    "quantize": "ferrum_jax.runtime.quantize",
+    "save_quantized": "ferrum_jax.runtime.quantize",
     "LoRA": "ferrum_jax.research.fit",
     "SavedLogprobs": "ferrum_jax.research.compare",
     "SoftPrompt": "ferrum_jax.research.fit",

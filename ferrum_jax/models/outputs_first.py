@@ -11,7 +11,8 @@ are few. It packs least where the weights are `[outputs, inputs]` and the produc
     bf16, x @ w                 245           198    251           275
     bf16, outputs first         247            44     67           169
 
-An `OutputsFirst` stands where an array of weights stood and multiplies as it did, `x @ w`.
+So the copies are in fp32, of bf16 and float16 weights too: they stand for the same values. An
+`OutputsFirst` stands where an array of weights stood and multiplies as it did, `x @ w`.
 
 Dimension key: T rows, I inputs, O outputs.
 """
@@ -33,8 +34,7 @@ from ferrum_jax.models.quantized import flat_shape, is_quantized, quantises
 
 MOST_ROWS = 64
 """Rows up to which it is the faster way."""
-FEWEST_ROWS = {2: 8, 4: 1}
-"""Rows that a product is padded to, by the bytes of a weight."""
+COPY_BYTES = 4
 
 
 @struct.dataclass
@@ -42,16 +42,12 @@ class OutputsFirst:
     """Weights in the place of an array `[inputs..., outputs...]`."""
 
     values: Any
-    """[O, I]"""
+    """float32 [O, I]"""
     shape: tuple[int, ...] = struct.field(pytree_node=False)
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
-
-    @property
-    def dtype(self) -> Any:
-        return self.values.dtype
 
     def reshape(self, *shape: int) -> OutputsFirst:
         """The same matrix with its input axes as one, and its output axes as another."""
@@ -63,18 +59,10 @@ class OutputsFirst:
         return self.product(x).astype(x.dtype)
 
     def product(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
-        """`x @ w` in fp32, whatever the weights' dtype."""
-        padding = max(0, FEWEST_ROWS.get(self.dtype.itemsize, 1) - x.shape[0])
-        rows = jnp.pad(x, ((0, padding), (0, 0))) if padding else x
-        dtype = jnp.promote_types(self.dtype, x.dtype)
-        product = jax.lax.dot_general(
-            self.values.astype(dtype),
-            rows.astype(dtype),
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
+        """`x @ w` in fp32, whatever `x` is in."""
+        product = jax.lax.dot_general(self.values, x.astype(jnp.float32), (((1,), (1,)), ((), ())))
         # Without the barrier XLA turns it round into `x @ w`.
-        return jax.lax.optimization_barrier(product).T[: x.shape[0]]
+        return jax.lax.optimization_barrier(product).T
 
 
 def copies(path: str, shape: tuple[int, ...]) -> bool:
@@ -85,7 +73,7 @@ def copies(path: str, shape: tuple[int, ...]) -> bool:
 def with_outputs_first(params: Params) -> Params:
     """The parameters for steps of few rows; what is not a projection is shared with `params`.
 
-    A tied head is the embedding itself, which is outputs first as it stands.
+    A tied head is the embedding, which is outputs first as it stands: in fp32 it is not copied.
     """
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -96,20 +84,28 @@ def with_outputs_first(params: Params) -> Params:
 
     laid = jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantized)
     head = params.unembed
-    rows = params.embed if head is None else _transposed(head, head.shape)
+    if head is not None:
+        rows = _transposed(head, head.shape)
+    elif params.embed.dtype == jnp.float32:
+        rows = params.embed
+    else:
+        rows = jax.device_put(np.asarray(params.embed).astype(np.float32))
     return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1]))
 
 
-def copied_bytes(shapes: dict[str, tuple[int, ...]], itemsize: int) -> int:
-    """What the copies take, of parameters of such shapes."""
-    copied = (s for path, s in shapes.items() if path == "unembed" or copies(path, s))
-    return itemsize * sum(math.prod(shape) for shape in copied)
+def copied_bytes(shapes: dict[str, tuple[int, ...]], dtype: str) -> int:
+    """What the copies take, of parameters of such shapes and dtype."""
+    head = "unembed" if "unembed" in shapes else "embed"
+    copied = [shape for path, shape in shapes.items() if copies(path, shape)]
+    if head == "unembed" or dtype != "float32":
+        copied.append(shapes[head])
+    return COPY_BYTES * sum(math.prod(shape) for shape in copied)
 
 
 def _transposed(leaf: jax.Array, flat: tuple[int, ...], rows: int = 64) -> jax.Array:
     """`[O, I]`, on the host: it is where the device's memory is. In strips, to stay in cache."""
     stored = np.asarray(leaf).reshape(flat)
-    out = np.empty(flat[::-1], stored.dtype)
+    out = np.empty(flat[::-1], np.float32)
     for start in range(0, flat[1], rows):
         out[start : start + rows] = stored[:, start : start + rows].T
     return jax.device_put(out)

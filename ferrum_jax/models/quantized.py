@@ -135,31 +135,47 @@ def quantise(path: str, weights: np.ndarray, dtype: str, kind: str = "int8") -> 
         kind: `int8`, `fp8` or `int4`.
     """
     flat = np.asarray(weights, np.float32).reshape(flat_shape(path, weights.shape))
-    group = group_size(flat.shape[-2], kind)
-    if group is not None:
-        values, scales = _in_groups(flat, group)
-    else:
-        kind = "int8" if kind == "int4" else kind
-        scales = np.abs(flat).max(axis=-2) / np.float32(LARGEST[kind])
-        steps = flat / np.where(scales > 0, scales, 1)[..., None, :]
-        if kind == "int8":
-            values = np.rint(steps).astype(np.int8)
-        else:
-            values = steps.astype(ml_dtypes.float8_e4m3fn)
-    shape = tuple(weights.shape)
-    return QuantizedMatrix(values, scales.astype(np.float32), shape=shape, dtype=dtype)
-
-
-def _in_groups(flat: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two weights a byte `[(E,) I / 2, O]`, and the scales `[(E,) G, O]`."""
     *lead, inputs, outputs = flat.shape
-    grouped = flat.reshape(*lead, inputs // group, group, outputs)
-    place = np.abs(grouped).argmax(axis=-2, keepdims=True)
-    scales = np.take_along_axis(grouped, place, axis=-2) / np.float32(-8)
-    steps = np.rint(grouped / np.where(scales != 0, scales, 1))
-    values = (np.clip(steps, -8, 7) + 8).astype(np.uint8).reshape(flat.shape)
-    low, high = np.split(values, 2, axis=-2)
-    return low | high << 4, scales.reshape(*lead, inputs // group, outputs)
+    group = group_size(inputs, kind)
+    kind = "int8" if kind == "int4" and group is None else kind
+    grouped = flat if group is None else flat.reshape(*lead, inputs // group, group, outputs)
+    scales = scales_of(grouped, kind)
+    values = nearest(grouped / np.where(scales != 0, scales, 1)[..., None, :], kind)
+    return matrix_of(values.reshape(flat.shape), scales, kind, weights.shape, dtype)
+
+
+def scales_of(weights: np.ndarray, kind: str) -> np.ndarray:
+    """float32 `[..., O]`: what the values of weights `[..., I, O]` are multiplied by."""
+    if kind != "int4":
+        return np.abs(weights).max(axis=-2) / np.float32(LARGEST[kind])
+    place = np.abs(weights).argmax(axis=-2, keepdims=True)
+    return np.take_along_axis(weights, place, axis=-2)[..., 0, :] / np.float32(-8)
+
+
+def nearest(steps: np.ndarray, kind: str) -> np.ndarray:
+    """The values of a kind that are nearest, in fp32."""
+    if kind == "fp8":
+        clipped = np.clip(steps, -LARGEST[kind], LARGEST[kind])
+        return clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    low, high = (-8, 7) if kind == "int4" else (-LARGEST[kind], LARGEST[kind])
+    return np.clip(np.rint(steps), low, high).astype(np.float32)
+
+
+def matrix_of(
+    values: np.ndarray, scales: np.ndarray, kind: str, shape: tuple[int, ...], dtype: str
+) -> QuantizedMatrix:
+    """A matrix of values `[(E,) I, O]` that are a kind's already, stored as the kind is.
+
+    Args:
+        scales: `[(E,) O]`; of int4 `[(E,) G, O]`.
+        shape, dtype: of the array whose place it takes.
+    """
+    if kind == "int4":
+        low, high = np.split((values + 8).astype(np.uint8), 2, axis=-2)
+        stored = low | high << 4
+    else:
+        stored = values.astype(np.int8 if kind == "int8" else ml_dtypes.float8_e4m3fn)
+    return QuantizedMatrix(stored, scales.astype(np.float32), shape=tuple(shape), dtype=dtype)
 
 
 def group_size(inputs: int, kind: str) -> int | None:

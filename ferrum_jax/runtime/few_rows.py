@@ -17,7 +17,7 @@ def few_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) ->
     """The parameters with copies for steps of few rows; None: such steps use `params` too."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
-    needed = copied_bytes(shapes, params.embed.dtype.itemsize)
+    needed = copied_bytes(shapes, str(params.embed.dtype))
     if not copies_fit(needed, engine, device):
         return None
     return with_outputs_first(params)

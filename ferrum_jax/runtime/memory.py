@@ -144,7 +144,7 @@ def _copied_bytes(
         for path, shape in flatten_shapes(config).items()
         if engine.quantization is None or not quantises(path)
     }
-    needed = copied_bytes(kept, dtype.itemsize)
+    needed = copied_bytes(kept, dtype.value)
     return needed if copies_fit(needed, engine, device) else 0
 
 

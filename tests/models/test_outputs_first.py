@@ -29,7 +29,7 @@ ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_se
 def test_a_product_is_the_array_s(rows, dtype):
     x, w = (jax.random.normal(key, s).astype(dtype) for key, s in zip(
         jax.random.split(jax.random.key(0)), [(rows, 48), (48, 4, 10)], strict=True))  # fmt: skip
-    laid = OutputsFirst(w.reshape(48, 40).T, shape=w.shape)
+    laid = OutputsFirst(w.reshape(48, 40).T.astype(jnp.float32), shape=w.shape)
     exact = np.asarray(x, np.float64) @ np.asarray(w.reshape(48, 40), np.float64)
     found = jax.jit(lambda x, w: x @ w.reshape(48, -1))(x, laid)
     assert (found.dtype, found.shape) == (dtype, (rows, 40))
@@ -48,7 +48,9 @@ def test_what_is_copied_and_what_is_shared(kind, tied):
     laid = with_outputs_first(params)
     own = {id(leaf) for leaf in jax.tree.leaves(params)}
     copied = [leaf for leaf in jax.tree.leaves(laid) if id(leaf) not in own]
-    assert sum(leaf.nbytes for leaf in copied) == copied_bytes(flatten_shapes(config), 4) > 0
+    assert (
+        sum(leaf.nbytes for leaf in copied) == copied_bytes(flatten_shapes(config), "float32") > 0
+    )
     assert (laid.unembed.values is params.embed) == tied
     for layer, plain in zip(laid.layers, params.layers, strict=True):
         assert layer.attention.qkv.shape == plain.attention.qkv.shape

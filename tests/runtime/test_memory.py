@@ -106,7 +106,9 @@ def test_loading_with_progress_shows_the_plan(capsys):
     with fj.LLM.load(DEMO_MODEL, engine=ENGINE, progress=True):
         pass
     shown = capsys.readouterr().err
-    assert "memory: weights 21.9 MB + copies for decoding 17.69 MB + cache 3.244 MB + slots" in shown
+    assert (
+        "memory: weights 21.9 MB + copies for decoding 17.69 MB + cache 3.244 MB + slots" in shown
+    )
     assert " free" in shown
 
 

@@ -26,6 +26,7 @@ from ferrum_jax.models.weights.checkpoint import open_checkpoint
 from ferrum_jax.models.weights.dequantize import dequantized
 from ferrum_jax.models.weights.files import listed, read_json
 from ferrum_jax.models.weights.hub import resolve_checkpoint
+from ferrum_jax.models.weights.load_quantized import rounded_as_stored
 from ferrum_jax.models.weights.naming import (
     HEADS,
     Naming,
@@ -59,7 +60,7 @@ def load_model(
         dtype: of all parameters (float32, bfloat16 or float16); they are cast as they are read.
         progress: show a bar by bytes.
         quantization: `int8`, `fp8` or `int4`: projections are rounded as they are read
-            (`models/quantized.py`).
+            (`models/quantized.py`); those that compressed-tensors stores so already stay as stored.
         placement: the devices that they are divided over; None: all go to the default device.
 
     Raises:
@@ -139,12 +140,17 @@ def load_params(
     total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
     with tqdm(total=total, unit="B", unit_scale=True, desc="load", disable=not progress) as bar:
         for key in ordered:
-            host = _read(table[key], shapes[key], naming, source, dtype)
-            leaf = host
-            if quantization is not None and quantises(key):
-                leaf = quantise(key, host, dtype.value, quantization)
+            rounds = quantization if quantises(key) else None
+            leaf = None
+            if rounds is not None:
+                leaf = rounded_as_stored(table[key], key, shapes[key], naming, source, rounds)
+            if leaf is None:
+                leaf = _read(table[key], shapes[key], naming, source, dtype)
+                leaf = leaf if rounds is None else quantise(key, leaf, dtype.value, rounds)
+            else:
+                leaf = replace(leaf, dtype=dtype.value)
             arrays[key] = jax.device_put(leaf) if placement is None else placement.put(key, leaf)
-            bar.update(host.nbytes)
+            bar.update(math.prod(shapes[key]) * dtype.itemsize)
     return unflatten(config, arrays)
 
 

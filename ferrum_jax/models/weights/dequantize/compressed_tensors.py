@@ -106,11 +106,25 @@ class CompressedWeights(Dequantized):
         says = f"{rows} x {columns} integers of {' or '.join(map(str, self._bits))} bits"
         raise self._misfit(f"{name}{_PACKED}", says=says)
 
-    def _make(self, name: str) -> NDArray[np.float32]:
+    def rounded(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """The values of a matrix and the scale of each, both `[out, in]`; None: it has zero points
+        or groups out of order, or is not rounded."""
+        parts = {f"{name}_zero_point", f"{name}_g_idx", f"{name}_global_scale"}
+        if name not in self._made or parts & self._names:
+            return None
+        scales = self._spread(self._scales(name), name)
         rows, columns = self._made_shape(name)
+        wide = in_strips((rows, columns), scales)
+        return self._numbers(name, None, None), wide
+
+    def _make(self, name: str) -> NDArray[np.float32]:
         scales = self._spread(self._scales(name), name)
         zeros = self._zeros(name)
-        zeros = None if zeros is None else self._spread(zeros, name)
+        return self._numbers(name, scales, None if zeros is None else self._spread(zeros, name))
+
+    def _numbers(self, name: str, scales: Any, zeros: Any) -> NDArray[np.float32]:
+        """What is stored, less its zero points and times its scales."""
+        rows, columns = self._made_shape(name)
         stored = self._source.read(f"{name}{_PACKED}" if self._is_packed(name) else name)
         bits = self._bits_of(name) if stored.dtype == np.int32 else 0
 
@@ -124,7 +138,7 @@ class CompressedWeights(Dequantized):
                 numbers = stored[strip].astype(np.float32)
             if zeros is not None:
                 numbers = numbers - zeros(strip)
-            return numbers * scales(strip)
+            return numbers if scales is None else numbers * scales(strip)
 
         return in_strips((rows, columns), strip_of)
 
