@@ -11,7 +11,7 @@ from pathlib import Path
 import ferrum_jax as fj
 
 sys.path.append(str(Path(__file__).parent / "001_demo_model"))
-from corpus import held_out_documents
+from corpus import held_out_documents, split_documents
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,9 @@ def read_held_out(llm: fj.LLM, length: int) -> HeldOut:
         ids=ids,
         spelled=tuple(llm.tokenizer.decode(tokens[1:]) for tokens in ids),
     )
+
+
+def read_training(llm: fj.LLM, length: int, count: int) -> list[list[int]]:
+    """The first `length` tokens of documents that the demo model was trained on, evenly picked."""
+    training, _ = split_documents()
+    return [llm.encode(d.text)[:length] for d in training[:: max(1, len(training) // count)][:count]]

@@ -15,6 +15,10 @@ class Plan:
         ("float32", "int4"),
     )
     """dtype and `EngineConfig.quantization`"""
+    calibrated: tuple[str, ...] = ("int8", "fp8", "int4")
+    """kinds that `fj.quantize` rounds by GPTQ too"""
+    calibration: int = 64
+    """documents of the demo model's training whose first tokens it sees"""
     length: int = 256
     """tokens of each held-out document, BOS counted"""
     batches: tuple[int, ...] = (1, 8)

@@ -21,7 +21,7 @@ from ferrum_jax.research.compare import Estimate
 from ferrum_jax.runtime.record import environment, write_json
 
 sys.path.append(str(Path(__file__).parent.parent))
-from held_out import read_held_out
+from held_out import read_held_out, read_training
 
 HERE = Path(__file__).parent
 
@@ -33,9 +33,14 @@ def main() -> None:
         plain = load(plan, "float32", None, cache)
         documents = read_held_out(plain, plan.length)
         others = {kind or dtype: load(plan, dtype, kind, cache) for dtype, kind in plan.formats}
+        texts = read_training(plain, plan.length, plan.calibration)
+        everything = others | {
+            f"{kind}, GPTQ": fj.quantize(plain, texts, kind, progress=True)
+            for kind in plan.calibrated
+        }
         rows = [
             compared(plain, other, name, documents.ids, plan)
-            for name, other in tqdm(others.items(), desc="compare", unit="format")
+            for name, other in tqdm(everything.items(), desc="compare", unit="format")
         ]
         speeds = timed({"float32": plain} | others, documents.ids, plan)
     result = {
@@ -117,9 +122,10 @@ def table(result: dict[str, Any]) -> str:
             f"{100 * row['same_top'][0]:.2f} ± {100 * row['same_top'][1]:.2f} %",
             f"{row['ratio'][0]:.4f} ± {row['ratio'][1]:.4f}",
         ]
-        for batch in batches:
+        for batch in batches if row["format"] in result["speeds"] else ():
             low, middle, high = relative(result, row["format"], batch)
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        cells += ["as without"] * (5 + len(batches) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
