@@ -54,4 +54,6 @@ def read_held_out(llm: fj.LLM, length: int) -> HeldOut:
 def read_training(llm: fj.LLM, length: int, count: int) -> list[list[int]]:
     """The first `length` tokens of documents that the demo model was trained on, evenly picked."""
     training, _ = split_documents()
-    return [llm.encode(d.text)[:length] for d in training[:: max(1, len(training) // count)][:count]]
+    return [
+        llm.encode(d.text)[:length] for d in training[:: max(1, len(training) // count)][:count]
+    ]
