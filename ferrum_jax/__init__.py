@@ -122,8 +122,6 @@ _MODULES = {
     "Activations": "ferrum_jax.runtime.activations",
     "Comparison": "ferrum_jax.research.compare",
     "LLM": "ferrum_jax.runtime.llm",
-    "quantize": "ferrum_jax.runtime.quantize",
-    "save_quantized": "ferrum_jax.runtime.quantize",
     "LoRA": "ferrum_jax.research.fit",
     "SavedLogprobs": "ferrum_jax.research.compare",
     "SoftPrompt": "ferrum_jax.research.fit",
@@ -147,7 +145,9 @@ _MODULES = {
     "loss": "ferrum_jax.research.gradients",
     "merge_adapters": "ferrum_jax.models.adapters",
     "nll": "ferrum_jax.research.sweep",
+    "quantize": "ferrum_jax.runtime.quantize",
     "reading": "ferrum_jax.research",
+    "save_quantized": "ferrum_jax.runtime.quantize",
     "sweep": "ferrum_jax.research.sweep",
     "unembed": "ferrum_jax.models",
 }

@@ -30,7 +30,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ferrum_jax.models.params import Params, path_name
-from ferrum_jax.models.quantized import flat_shape, is_quantized, quantises
+from ferrum_jax.models.quantized import flat_shape, is_one_matrix, is_quantized
 
 MOST_ROWS = 64
 """Rows up to which it is the faster way."""
@@ -44,10 +44,6 @@ class OutputsFirst:
     values: Any
     """float32 [O, I]"""
     shape: tuple[int, ...] = struct.field(pytree_node=False)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
 
     def reshape(self, *shape: int) -> OutputsFirst:
         """The same matrix with its input axes as one, and its output axes as another."""
@@ -65,11 +61,6 @@ class OutputsFirst:
         return jax.lax.optimization_barrier(product).T
 
 
-def copies(path: str, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter is one that there is a copy of: a projection, not of experts."""
-    return quantises(path) and len(flat_shape(path, shape)) == 2
-
-
 def with_outputs_first(params: Params) -> Params:
     """The parameters for steps of few rows; what is not a projection is shared with `params`.
 
@@ -78,7 +69,7 @@ def with_outputs_first(params: Params) -> Params:
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)
-        if not isinstance(leaf, jax.Array) or not copies(name, leaf.shape):
+        if not isinstance(leaf, jax.Array) or not is_one_matrix(name, leaf.shape):
             return leaf
         return OutputsFirst(_transposed(leaf, flat_shape(name, leaf.shape)), shape=leaf.shape)
 
@@ -96,7 +87,7 @@ def with_outputs_first(params: Params) -> Params:
 def copied_bytes(shapes: dict[str, tuple[int, ...]], dtype: str) -> int:
     """What the copies take, of parameters of such shapes and dtype."""
     head = "unembed" if "unembed" in shapes else "embed"
-    copied = [shape for path, shape in shapes.items() if copies(path, shape)]
+    copied = [shape for path, shape in shapes.items() if is_one_matrix(path, shape)]
     if head == "unembed" or dtype != "float32":
         copied.append(shapes[head])
     return COPY_BYTES * sum(math.prod(shape) for shape in copied)

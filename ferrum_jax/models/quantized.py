@@ -102,16 +102,33 @@ class QuantizedMatrix:
             )
         return total.astype(x.dtype)
 
+    @property
+    def kind(self) -> str:
+        """`int8`, `fp8` or `int4`."""
+        if self.packed:
+            return "int4"
+        return "int8" if self.values.dtype == np.int8 else "fp8"
+
+    @property
+    def group(self) -> int | None:
+        """Inputs that share a scale; None: all of a channel."""
+        return 2 * self.values.shape[-2] // self.scales.shape[-2] if self.packed else None
+
+    def spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values and the scale of each, float32, in the shape of the array."""
+        values, scales = np.asarray(self.values), np.asarray(self.scales)
+        if self.packed:
+            values = np.concatenate([values & 15, values >> 4], axis=-2).astype(np.float32) - 8
+            scales = np.repeat(scales, values.shape[-2] // scales.shape[-2], axis=-2)
+        else:
+            values = values.astype(np.float32)
+            scales = np.broadcast_to(scales[..., None, :], values.shape)
+        return values.reshape(self.shape), scales.reshape(self.shape)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
-        values, scales = np.asarray(self.values), np.asarray(self.scales)
-        if not self.packed:
-            weights = values.astype(np.float32) * scales[..., None, :]
-        else:
-            both = np.concatenate([values & 15, values >> 4], axis=-2).astype(np.float32) - 8
-            size = both.shape[-2] // scales.shape[-2]
-            weights = both * np.repeat(scales, size, axis=-2)
-        return weights.reshape(self.shape).astype(dtype or np.float32)
+        values, scales = self.spread()
+        return (values * scales).astype(dtype or np.float32)
 
 
 def is_quantized(leaf: Any) -> bool:
@@ -125,6 +142,11 @@ def quantises(path: str) -> bool:
     return name in PROJECTIONS.get(block.rpartition(".")[2], ())
 
 
+def is_one_matrix(path: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is one that is rounded, and not of experts."""
+    return quantises(path) and len(flat_shape(path, shape)) == 2
+
+
 def quantise(path: str, weights: np.ndarray, dtype: str, kind: str = "int8") -> QuantizedMatrix:
     """A parameter rounded, on the host.
 
@@ -136,8 +158,7 @@ def quantise(path: str, weights: np.ndarray, dtype: str, kind: str = "int8") -> 
     """
     flat = np.asarray(weights, np.float32).reshape(flat_shape(path, weights.shape))
     *lead, inputs, outputs = flat.shape
-    group = group_size(inputs, kind)
-    kind = "int8" if kind == "int4" and group is None else kind
+    kind, group = kept_as(inputs, kind)
     grouped = flat if group is None else flat.reshape(*lead, inputs // group, group, outputs)
     scales = scales_of(grouped, kind)
     values = nearest(grouped / np.where(scales != 0, scales, 1)[..., None, :], kind)
@@ -176,6 +197,12 @@ def matrix_of(
     else:
         stored = values.astype(np.int8 if kind == "int8" else ml_dtypes.float8_e4m3fn)
     return QuantizedMatrix(stored, scales.astype(np.float32), shape=tuple(shape), dtype=dtype)
+
+
+def kept_as(inputs: int, kind: str) -> tuple[str, int | None]:
+    """The kind that a matrix of so many inputs is rounded as, and its group."""
+    group = group_size(inputs, kind)
+    return "int8" if kind == "int4" and group is None else kind, group
 
 
 def group_size(inputs: int, kind: str) -> int | None:

@@ -42,14 +42,12 @@ class BatchMaker:
         samples = np.zeros(shape.rows, bool)
         drafts = np.zeros((shape.rows, shape.drafts), np.int32)
         num_drafts = np.zeros(shape.rows, np.int32)
-        steps = np.zeros(shape.rows, np.int32)
         for row, chunk in enumerate(schedule.chunks):
             sequence = chunk.sequence
             self._write_table(sequence)
             slots[row] = slot_of(sequence)
             lengths[row] = length = chunk.length - chunk.steps + 1
             contexts[row] = chunk.start + length
-            steps[row] = chunk.steps
             samples[row] = chunk.samples
             if chunk.draft:
                 num_drafts[row] = len(chunk.draft)
@@ -66,7 +64,8 @@ class BatchMaker:
         if shape.drafts:
             arrays |= {"drafts": drafts, "num_drafts": num_drafts}
         if shape.steps > 1:
-            arrays["steps"] = steps
+            arrays["steps"] = np.zeros(shape.rows, np.int32)
+            arrays["steps"][: len(schedule.chunks)] = [chunk.steps for chunk in schedule.chunks]
         return StepBatch(**arrays)
 
     def _write_table(self, sequence: Sequence) -> None:

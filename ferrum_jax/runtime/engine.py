@@ -74,7 +74,7 @@ class Engine:
         use_compile_cache(engine.compile_cache_dir)
         check_states(config, engine)
         few_rows = few_rows_params(params, engine, device_info())
-        device, dtype = device_info(), str(params.embed.dtype)
+        device, dtype = device_info(), str(params.embed.dtype)  # less free than before the copies
         draft = load_draft(engine, dtype=dtype, max_len=max_model_len, tokenizer=tokenizer)
         paged = with_layers_of(config, None if draft is None else draft[0])
         self.kv = plan_cache(

@@ -15,6 +15,15 @@ def check_all(bench: Bench) -> None:
     check_sequences(bench)
 
 
+def run_checked(bench: Bench) -> list[Schedule]:
+    """Step until nothing is left to do, all accounts checked after each."""
+    schedules = []
+    while bench.scheduler.has_work:
+        schedules.append(bench.step())
+        check_all(bench)
+    return schedules
+
+
 def check_pages(bench: Bench) -> None:
     """Each page is free, idle in the cache or held as often as tables name it; never the trash."""
     blocks, pool = bench.blocks, bench.blocks.pool

@@ -4,7 +4,7 @@ import pytest
 
 from ferrum_jax.types import ConfigError, EngineConfig, UnsupportedError
 from tests.scheduler.helpers import Bench, engine
-from tests.scheduler.invariants import check_all
+from tests.scheduler.invariants import run_checked
 
 
 def bench(steps, num_pages=40, **settings):
@@ -21,10 +21,7 @@ def test_dispatches_are_fewer(steps, dispatches, run_ahead):
     """13 tokens: one behind the prompt's step, the others as many at a time as may be."""
     b = bench(steps, run_ahead=run_ahead)
     sequence = b.add(5, 13)
-    schedules = []
-    while b.scheduler.has_work:
-        schedules.append(b.step())
-        check_all(b)
+    schedules = run_checked(b)
     assert sum(bool(schedule.chunks) for schedule in schedules) == 1 + dispatches
     b.check_all_ended()
     assert len(sequence.token_ids) == 18
@@ -68,10 +65,7 @@ def test_nobody_takes_the_next_page_of_another():
     b = bench(8, num_pages=7, run_ahead=False, max_num_seqs=2, max_num_batched_tokens=16)
     b.add(4, 8)
     b.add(4, 8)
-    schedules = []
-    while b.scheduler.has_work:
-        schedules.append(b.step())
-        check_all(b)
+    schedules = run_checked(b)
     assert not any(schedule.preempted for schedule in schedules)
     assert max(chunk.steps for schedule in schedules for chunk in schedule.chunks) == 7
     b.check_all_ended()

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.scheduler.helpers import Bench, engine
-from tests.scheduler.invariants import check_all
+from tests.scheduler.invariants import check_all, run_checked
 
 
 def bench(drafts, num_pages=40, **settings):
@@ -37,10 +37,7 @@ def test_a_draft_takes_no_page_from_another():
     b = bench((3, 3), num_pages=7, max_num_seqs=2, max_num_batched_tokens=16)
     b.add(9, 3)
     b.add(9, 3)
-    schedules = []
-    while b.scheduler.has_work:
-        schedules.append(b.step())
-        check_all(b)
+    schedules = run_checked(b)
     assert not any(schedule.preempted for schedule in schedules)
     b.check_all_ended()
 

@@ -140,15 +140,15 @@ def load_params(
     total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
     with tqdm(total=total, unit="B", unit_scale=True, desc="load", disable=not progress) as bar:
         for key in ordered:
-            rounds = quantization if quantises(key) else None
+            kind = quantization if quantises(key) else None
             leaf = None
-            if rounds is not None:
-                leaf = rounded_as_stored(table[key], key, shapes[key], naming, source, rounds)
+            if kind is not None:
+                leaf = rounded_as_stored(
+                    table[key], key, shapes[key], naming, source, kind, dtype.value
+                )
             if leaf is None:
                 leaf = _read(table[key], shapes[key], naming, source, dtype)
-                leaf = leaf if rounds is None else quantise(key, leaf, dtype.value, rounds)
-            else:
-                leaf = replace(leaf, dtype=dtype.value)
+                leaf = leaf if kind is None else quantise(key, leaf, dtype.value, kind)
             arrays[key] = jax.device_put(leaf) if placement is None else placement.put(key, leaf)
             bar.update(math.prod(shapes[key]) * dtype.itemsize)
     return unflatten(config, arrays)

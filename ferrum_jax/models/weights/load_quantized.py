@@ -20,12 +20,12 @@ def rounded_as_stored(
     naming: Naming,
     source: WeightSource,
     kind: str,
+    dtype: str,
 ) -> QuantizedMatrix | None:
     """A parameter out of the values and scales that a checkpoint stores; None: it stores others.
 
-    Its dtype is to be set. Of several tensors that make a parameter all must be of the kind, with
-    scales by output channel (int8, fp8) or by groups of one size that divides half of the inputs
-    (int4).
+    Of several tensors that make a parameter all must be of the kind, with scales by output channel
+    (int8, fp8) or by groups of one size that divides half of the inputs (int4).
     """
     if not isinstance(source, CompressedWeights):
         return None
@@ -46,7 +46,7 @@ def rounded_as_stored(
     kept = scales[..., ::group, :]
     if not np.array_equal(np.repeat(kept, group, axis=-2), scales):
         return None
-    return matrix_of(values, kept if kind == "int4" else kept[..., 0, :], kind, shape, "float32")
+    return matrix_of(values, kept if kind == "int4" else kept[..., 0, :], kind, shape, dtype)
 
 
 def _group(scales: np.ndarray) -> int | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ferrum_jax.models.families import family_of
 from ferrum_jax.models.params import Params
-from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
+from ferrum_jax.models.quantized import is_quantized
 from ferrum_jax.models.shapes import check_params, path_name
 from ferrum_jax.models.weights.files import read_json
 from ferrum_jax.models.weights.sources import put
@@ -96,14 +96,17 @@ def _tensors(
                 value = np.asarray(leaf)
                 put(entry, plain.setdefault(name, np.zeros(shape, value.dtype)), value, index)
                 continue
-            kind, group, values, scales = _spread(leaf)
+            values, scales = leaf.spread()
             if len(shape) != 2 or not name.endswith(".weight"):
                 raise UnsupportedError(
                     f"{where}: {name} of shape {shape} holds rounded weights and is no matrix of "
                     "its own; such a model is not saved rounded"
                 )
             made = rounded.setdefault(
-                name, _Stored(kind, group, np.zeros(shape, np.float32), np.ones(shape, np.float32))
+                name,
+                _Stored(
+                    leaf.kind, leaf.group, np.zeros(shape, np.float32), np.ones(shape, np.float32)
+                ),
             )
             put(entry, made.values, values, index)
             put(entry, made.scales, scales, index)
@@ -112,19 +115,6 @@ def _tensors(
         plain |= _parts(name, made, where)
         groups.setdefault((made.kind, made.group), []).append(name.removesuffix(".weight"))
     return plain, groups
-
-
-def _spread(leaf: QuantizedMatrix) -> tuple[str, int | None, np.ndarray, np.ndarray]:
-    """Kind, group, and the values and the scale of each weight, in the parameter's shape."""
-    values, scales = np.asarray(leaf.values), np.asarray(leaf.scales)
-    if not leaf.packed:
-        kind = "int8" if values.dtype == np.int8 else "fp8"
-        wide = np.broadcast_to(scales[..., None, :], values.shape)
-        return kind, None, values.astype(np.float32).reshape(leaf.shape), wide.reshape(leaf.shape)
-    steps = np.concatenate([values & 15, values >> 4], axis=-2).astype(np.float32) - 8
-    group = steps.shape[-2] // scales.shape[-2]
-    wide = np.repeat(scales, group, axis=-2)
-    return "int4", group, steps.reshape(leaf.shape), wide.reshape(leaf.shape)
 
 
 def _parts(name: str, made: _Stored, where: str) -> dict[str, np.ndarray]:

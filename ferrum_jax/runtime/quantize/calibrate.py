@@ -21,7 +21,8 @@ from ferrum_jax.models import Params, forward
 from ferrum_jax.models.params import LayerParams, path_name
 from ferrum_jax.models.quantized import (
     flat_shape,
-    group_size,
+    is_one_matrix,
+    kept_as,
     matrix_of,
     quantise,
     quantises,
@@ -123,17 +124,12 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _watched(path: str, leaf: Any, watch: Watch) -> Any:
-    if not _calibrates(path, leaf):
+    if not is_one_matrix(path, leaf.shape):
         return leaf
     flat = leaf.reshape(flat_shape(path, leaf.shape))
     return WatchedMatrix(
         flat, None, shape=leaf.shape, dtype=str(leaf.dtype), name=path, watch=watch
     )
-
-
-def _calibrates(path: str, leaf: Any) -> bool:
-    """Whether it is a matrix that is rounded, and not of experts."""
-    return quantises(path) and len(flat_shape(path, leaf.shape)) == 2
 
 
 def _rounded(
@@ -147,8 +143,7 @@ def _rounded(
         if name not in grams:
             return jax.device_put(quantise(name, host, str(leaf.dtype), kind))
         flat = host.reshape(flat_shape(name, host.shape))
-        group = group_size(flat.shape[0], kind)
-        kept = "int8" if kind == "int4" and group is None else kind
+        kept, group = kept_as(flat.shape[0], kind)
         values, scales = gptq(flat, grams[name], kept, group, damping)
         return jax.device_put(matrix_of(values, scales, kept, host.shape, str(leaf.dtype)))
 
