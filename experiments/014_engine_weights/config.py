@@ -16,7 +16,8 @@ class Plan:
     )
     """dtype and `EngineConfig.quantization`"""
     calibrated: tuple[str, ...] = ("int8", "fp8", "int4")
-    """kinds that `fj.quantize` rounds by GPTQ too"""
+    """kinds that `fj.quantize` rounds by calibration too"""
+    methods: tuple[str, ...] = ("gptq", "awq")
     calibration: int = 64
     """documents of the demo model's training whose first tokens it sees"""
     length: int = 256

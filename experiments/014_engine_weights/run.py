@@ -35,8 +35,11 @@ def main() -> None:
         others = {kind or dtype: load(plan, dtype, kind, cache) for dtype, kind in plan.formats}
         texts = read_training(plain, plan.length, plan.calibration)
         everything = others | {
-            f"{kind}, GPTQ": fj.quantize(plain, texts, kind, progress=True)
+            f"{kind}, {method.upper()}": fj.quantize(
+                plain, texts, kind, method=method, progress=True
+            )
             for kind in plan.calibrated
+            for method in plan.methods
         }
         rows = [
             compared(plain, other, name, documents.ids, plan)

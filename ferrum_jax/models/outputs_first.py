@@ -11,8 +11,9 @@ are few. It packs least where the weights are `[outputs, inputs]` and the produc
     bf16, x @ w                 245           198    251           275
     bf16, outputs first         247            44     67           169
 
-So the copies are in fp32, of bf16 and float16 weights too: they stand for the same values. An
-`OutputsFirst` stands where an array of weights stood and multiplies as it did, `x @ w`.
+So the copies are in fp32, of bf16, float16 and rounded weights too: they stand for the same values.
+(A rounded matrix is turned into floats before each product otherwise.) An `OutputsFirst` stands
+where an array of weights stood and multiplies as it did, `x @ w`.
 
 Dimension key: T rows, I inputs, O outputs.
 """
@@ -69,7 +70,7 @@ def with_outputs_first(params: Params) -> Params:
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)
-        if not isinstance(leaf, jax.Array) or not is_one_matrix(name, leaf.shape):
+        if not is_one_matrix(name, leaf.shape):
             return leaf
         return OutputsFirst(_transposed(leaf, flat_shape(name, leaf.shape)), shape=leaf.shape)
 
@@ -93,7 +94,7 @@ def copied_bytes(shapes: dict[str, tuple[int, ...]], dtype: str) -> int:
     return COPY_BYTES * sum(math.prod(shape) for shape in copied)
 
 
-def _transposed(leaf: jax.Array, flat: tuple[int, ...], rows: int = 64) -> jax.Array:
+def _transposed(leaf: Any, flat: tuple[int, ...], rows: int = 64) -> jax.Array:
     """`[O, I]`, on the host: it is where the device's memory is. In strips, to stay in cache."""
     stored = np.asarray(leaf).reshape(flat)
     out = np.empty(flat[::-1], np.float32)

@@ -107,6 +107,7 @@ class Placement:
             leaf,
             values=self._place(leaf.values, values),
             scales=self._place(leaf.scales, scales),
+            factors=None if leaf.factors is None else self._place(leaf.factors, None),
         )
 
     def put_params(self, params: Params) -> Params:

@@ -58,6 +58,8 @@ class QuantizedMatrix:
     """float32 [(E,) O]; of int4 [(E,) G, O]"""
     shape: tuple[int, ...] = struct.field(pytree_node=False)
     dtype: str = struct.field(pytree_node=False)
+    factors: Any = None
+    """float32 [I]: what the inputs are multiplied by before; None: by nothing"""
 
     @property
     def ndim(self) -> int:
@@ -82,6 +84,8 @@ class QuantizedMatrix:
         )
 
     def __rmatmul__(self, x: jax.Array) -> jax.Array:
+        if self.factors is not None:
+            x = (x * self.factors).astype(x.dtype)
         if self.packed:
             return self._by_halves(x)
         sums = jnp.matmul(x, self.values.astype(x.dtype), preferred_element_type=jnp.float32)
@@ -114,8 +118,9 @@ class QuantizedMatrix:
         """Inputs that share a scale; None: all of a channel."""
         return 2 * self.values.shape[-2] // self.scales.shape[-2] if self.packed else None
 
-    def spread(self) -> tuple[np.ndarray, np.ndarray]:
-        """The values and the scale of each, float32, in the shape of the array."""
+    def spread(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The values, and the scale and, where there are some, the factor of each; float32, in the
+        shape of the array."""
         values, scales = np.asarray(self.values), np.asarray(self.scales)
         if self.packed:
             values = np.concatenate([values & 15, values >> 4], axis=-2).astype(np.float32) - 8
@@ -123,12 +128,17 @@ class QuantizedMatrix:
         else:
             values = values.astype(np.float32)
             scales = np.broadcast_to(scales[..., None, :], values.shape)
-        return values.reshape(self.shape), scales.reshape(self.shape)
+        factors = None
+        if self.factors is not None:
+            factors = np.broadcast_to(np.asarray(self.factors)[:, None], values.shape)
+            factors = factors.reshape(self.shape)
+        return values.reshape(self.shape), scales.reshape(self.shape), factors
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
-        values, scales = self.spread()
-        return (values * scales).astype(dtype or np.float32)
+        values, scales, factors = self.spread()
+        weights = values * scales if factors is None else values * scales * factors
+        return weights.astype(dtype or np.float32)
 
 
 def is_quantized(leaf: Any) -> bool:
@@ -183,20 +193,28 @@ def nearest(steps: np.ndarray, kind: str) -> np.ndarray:
 
 
 def matrix_of(
-    values: np.ndarray, scales: np.ndarray, kind: str, shape: tuple[int, ...], dtype: str
+    values: np.ndarray,
+    scales: np.ndarray,
+    kind: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    factors: np.ndarray | None = None,
 ) -> QuantizedMatrix:
     """A matrix of values `[(E,) I, O]` that are a kind's already, stored as the kind is.
 
     Args:
         scales: `[(E,) O]`; of int4 `[(E,) G, O]`.
         shape, dtype: of the array whose place it takes.
+        factors: `[I]`, of its inputs.
     """
     if kind == "int4":
         low, high = np.split((values + 8).astype(np.uint8), 2, axis=-2)
         stored = low | high << 4
     else:
         stored = values.astype(np.int8 if kind == "int8" else ml_dtypes.float8_e4m3fn)
-    return QuantizedMatrix(stored, scales.astype(np.float32), shape=tuple(shape), dtype=dtype)
+    return QuantizedMatrix(
+        stored, scales.astype(np.float32), shape=tuple(shape), dtype=dtype, factors=factors
+    )
 
 
 def kept_as(inputs: int, kind: str) -> tuple[str, int | None]:

@@ -7,6 +7,7 @@ import jax
 from ferrum_jax.models import Params
 from ferrum_jax.models.outputs_first import copied_bytes, with_outputs_first
 from ferrum_jax.models.params import path_name
+from ferrum_jax.models.quantized import is_quantized
 from ferrum_jax.types import DeviceInfo, EngineConfig
 
 SHARE = 0.25
@@ -15,7 +16,7 @@ SHARE = 0.25
 
 def few_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) -> Params | None:
     """The parameters with copies for steps of few rows; None: such steps use `params` too."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_quantized)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
     needed = copied_bytes(shapes, str(params.embed.dtype))
     if not copies_fit(needed, engine, device):

@@ -139,12 +139,7 @@ def _copied_bytes(
     config: ModelConfig, engine: EngineConfig, dtype: DataType, device: DeviceInfo
 ) -> int:
     """Bytes of the copies that an engine makes; 0 where it makes none."""
-    kept = {
-        path: shape
-        for path, shape in flatten_shapes(config).items()
-        if engine.quantization is None or not quantises(path)
-    }
-    needed = copied_bytes(kept, dtype.value)
+    needed = copied_bytes(flatten_shapes(config), dtype.value)
     return needed if copies_fit(needed, engine, device) else 0
 
 

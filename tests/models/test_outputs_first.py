@@ -10,7 +10,6 @@ import pytest
 import ferrum_jax as fj
 from ferrum_jax.models import init_params
 from ferrum_jax.models.outputs_first import OutputsFirst, copied_bytes, with_outputs_first
-from ferrum_jax.models.params import path_name
 from ferrum_jax.models.shapes import flatten_shapes
 from ferrum_jax.runtime.few_rows import copies_fit, few_rows_params
 from ferrum_jax.types import DeviceInfo
@@ -100,16 +99,25 @@ def test_where_they_are_made(device, engine, fits):
     assert copies_fit(100, engine, device) == fits
 
 
-def test_rounded_projections_are_not_copied():
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_rounded_projections_are_copied_as_what_they_stand_for(kind):
     config = model("dense")
-    engine = replace(ENGINE, quantization="int8")
+    engine = replace(ENGINE, quantization=kind)
     with fj.LLM(config, init_params(config, seed=2), engine=engine) as llm:
         laid = few_rows_params(llm.params, engine, CPU)
-        names = {
-            path_name(path)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(
-                laid, is_leaf=lambda x: isinstance(x, OutputsFirst)
-            )
-            if isinstance(leaf, OutputsFirst)
-        }
-    assert names == {"unembed"}
+        assert laid is not None
+        for layer, plain in zip(laid.layers, llm.params.layers, strict=True):
+            for name in ("gate_up", "down"):
+                rounded = getattr(plain.mlp, name)
+                flat = np.asarray(rounded).reshape(rounded.shape[0], -1)
+                np.testing.assert_array_equal(getattr(layer.mlp, name).values, flat.T)
+        # The full forward multiplies with the matrices as they are stored.
+        prompt = list(range(3, 23))
+        wanted = fj.SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, logprobs=0)
+        (output,) = llm.generate([prompt], wanted)
+        logits = llm.logits(prompt + output.outputs[0].token_ids)[19:-1]
+    logprobs = jax.nn.log_softmax(logits)
+    for place, (token, given) in enumerate(
+        zip(output.outputs[0].token_ids, output.outputs[0].logprobs, strict=True)
+    ):
+        assert given[token].logprob == pytest.approx(float(logprobs[place, token]), abs=2e-5)

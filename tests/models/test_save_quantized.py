@@ -10,6 +10,7 @@ import pytest
 import ferrum_jax as fj
 from ferrum_jax.models import init_params
 from ferrum_jax.models.families import read_config
+from ferrum_jax.models.families.quantization import WITH_FACTORS
 from ferrum_jax.models.quantized import is_quantized, quantise_params
 from ferrum_jax.models.weights.load import load_model
 from ferrum_jax.models.weights.save_quantized import save_quantized
@@ -59,6 +60,33 @@ def test_what_is_loaded_is_what_was_saved(case, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES)
+def test_factors_of_inputs_are_kept_too(case, kind, tmp_path):
+    config, params, path = saved(case, kind, tmp_path)
+    rng = np.random.default_rng(3)
+
+    def with_factors(leaf):
+        if not is_quantized(leaf) or leaf.values.ndim == 3:
+            return leaf
+        inputs = leaf.values.shape[0] * (1 + leaf.packed)
+        return replace(leaf, factors=rng.uniform(0.5, 2, inputs).astype(np.float32))
+
+    given = jax.tree.map(with_factors, params, is_leaf=is_quantized)
+    save_quantized(config, given, path, tmp_path / "more")
+    raw = json.loads((tmp_path / "more" / "config.json").read_text())
+    assert raw["quantization_config"]["quant_method"] == WITH_FACTORS
+    for quantization in (kind, None):
+        again = leaves(load_model(tmp_path / "more", quantization=quantization)[1])
+        for name, leaf in leaves(given).items():
+            np.testing.assert_allclose(
+                np.asarray(again[name]), np.asarray(leaf), rtol=1e-6, err_msg=name
+            )
+            if quantization and is_quantized(leaf) and leaf.factors is not None:
+                np.testing.assert_array_equal(again[name].factors, leaf.factors)
+                assert again[name].values.dtype == leaf.values.dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_a_kind_it_is_floats(kind, tmp_path):
     _, params, path = saved("llama", kind, tmp_path)
     _, floats = load_model(path)
@@ -76,10 +104,11 @@ def test_another_kind_is_rounded_from_the_floats(tmp_path):
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(expected[name]), err_msg=name)
 
 
-def test_a_calibrated_model_comes_back_as_it_was(tmp_path):
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_calibrated_model_comes_back_as_it_was(method, tmp_path):
     engine = fj.EngineConfig(max_num_seqs=2, max_model_len=64)
     with fj.LLM.load("demo", engine=engine) as llm:
-        rounded = fj.quantize(llm, ["def main():\n    return 1\n" * 4], "int4")
+        rounded = fj.quantize(llm, ["def main():\n    return 1\n" * 4], method=method)
         fj.save_quantized(rounded, tmp_path / "int4", like="demo")
     with fj.LLM.load(tmp_path / "int4", engine=replace(engine, quantization="int4")) as again:
         np.testing.assert_array_equal(again.logits("import"), rounded.logits("import"))

@@ -25,6 +25,9 @@ COMPRESSED_FORMATS = (
     "mixed-precision",
     "dense",
 )
+COMPRESSED = "compressed-tensors"
+WITH_FACTORS = "compressed-tensors-with-input-factors"
+"""What `fj.save_quantized` writes for weights of AWQ."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def _method(key: str, value: Any, model_type: Any, where: str) -> StoredQuantiza
         return read
     if method == "awq" and _is_awq_gemm(settings) and model_type not in TRANSPOSED_TYPES:
         return StoredQuantization("awq")
-    if method == "compressed-tensors" and (read := _compressed(settings, where)) is not None:
+    if method in (COMPRESSED, WITH_FACTORS) and (read := _compressed(settings, where)) is not None:
         return read
     shown = {name: settings[name] for name in _TELLING if name in settings}
     named = ", ".join(f"{name} = {value!r}" for name, value in shown.items()) or repr(value)
@@ -133,7 +136,7 @@ def _compressed(settings: dict[str, Any], where: str) -> StoredQuantization | No
     if len(blocks) > 1 or any(group.get("format") == "marlin-24" for group in groups.values()):
         return None
     return StoredQuantization(
-        "compressed-tensors",
+        COMPRESSED,
         block=next(iter(blocks), None),
         bits=tuple(sorted(bits, reverse=True)),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ferrum_jax.interfaces import WeightSource
-from ferrum_jax.models.quantized import QuantizedMatrix, flat_shape, matrix_of, nearest
+from ferrum_jax.models.quantized import QuantizedMatrix, flat_shape, kept_as, matrix_of, nearest
 from ferrum_jax.models.weights.dequantize.compressed_tensors import CompressedWeights
 from ferrum_jax.models.weights.naming import Naming
 from ferrum_jax.models.weights.sources import Source
@@ -29,16 +29,20 @@ def rounded_as_stored(
     """
     if not isinstance(source, CompressedWeights):
         return None
-    values, scales = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    values, scales, factors = (np.ones(shape, np.float32) for _ in range(3))
     for index, name in enumerate(naming.stored[name] for name in entry.names):
         found = source.rounded(name)
         if found is None:
             return None
         entry.fill(values, index, found[0])
         entry.fill(scales, index, found[1])
+        if (given := source.factors(name)) is not None:
+            entry.fill(factors, index, given)
     flat = flat_shape(key, shape)
-    values, scales = values.reshape(flat), scales.reshape(flat)
-    if not np.array_equal(nearest(values, kind), values):
+    kind, _ = kept_as(flat[-2], kind)
+    values, scales, factors = values.reshape(flat), scales.reshape(flat), factors.reshape(flat)
+    of_inputs = factors[..., 0]
+    if not np.array_equal(nearest(values, kind), values) or (factors != of_inputs[..., None]).any():
         return None
     group = _group(scales) if kind == "int4" else flat[-2]
     if group is None:
@@ -46,7 +50,9 @@ def rounded_as_stored(
     kept = scales[..., ::group, :]
     if not np.array_equal(np.repeat(kept, group, axis=-2), scales):
         return None
-    return matrix_of(values, kept if kind == "int4" else kept[..., 0, :], kind, shape, dtype)
+    scales = kept if kind == "int4" else kept[..., 0, :]
+    given = None if (of_inputs == 1).all() else of_inputs
+    return matrix_of(values, scales, kind, shape, dtype, given)
 
 
 def _group(scales: np.ndarray) -> int | None:

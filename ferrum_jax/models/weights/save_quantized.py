@@ -3,6 +3,9 @@
 Integers of 4 bits as `pack-quantized` with a scale per group, integers of 8 bits as `int-quantized`
 and e4m3 as `float-quantized` with a scale per output: what vLLM and transformers read, and what
 `LLM.load` takes over as it is. See `dequantize/compressed_tensors.py` for the tensors.
+
+That format has no place for factors of inputs (AWQ). They get a tensor of their own, and such a
+checkpoint another name of its quantisation, so that who does not know of them refuses to read it.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ import ml_dtypes
 import numpy as np
 
 from ferrum_jax.models.families import family_of
+from ferrum_jax.models.families.quantization import COMPRESSED, WITH_FACTORS
 from ferrum_jax.models.params import Params
-from ferrum_jax.models.quantized import is_quantized
+from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
 from ferrum_jax.models.shapes import check_params, path_name
+from ferrum_jax.models.weights.dequantize.compressed_tensors import FACTORS
 from ferrum_jax.models.weights.files import read_json
 from ferrum_jax.models.weights.sources import put
 from ferrum_jax.types import ModelConfig, UnsupportedError, WeightError
@@ -40,6 +45,8 @@ class _Stored:
     group: int | None
     values: np.ndarray
     scales: np.ndarray
+    """of each weight"""
+    factors: np.ndarray | None
     """of each weight"""
 
 
@@ -75,6 +82,8 @@ def save_quantized(config: ModelConfig, params: Params, like: Path, directory: P
             if file.name not in (*WEIGHTS, "config.json"):
                 shutil.copyfile(file, directory / file.name)
     raw["quantization_config"] = _described(groups)
+    if any(name.endswith(FACTORS) for name in tensors):
+        raw["quantization_config"]["quant_method"] = WITH_FACTORS
     (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     path = directory / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
@@ -96,20 +105,17 @@ def _tensors(
                 value = np.asarray(leaf)
                 put(entry, plain.setdefault(name, np.zeros(shape, value.dtype)), value, index)
                 continue
-            values, scales = leaf.spread()
+            values, scales, factors = leaf.spread()
             if len(shape) != 2 or not name.endswith(".weight"):
                 raise UnsupportedError(
                     f"{where}: {name} of shape {shape} holds rounded weights and is no matrix of "
                     "its own; such a model is not saved rounded"
                 )
-            made = rounded.setdefault(
-                name,
-                _Stored(
-                    leaf.kind, leaf.group, np.zeros(shape, np.float32), np.ones(shape, np.float32)
-                ),
-            )
+            made = rounded.setdefault(name, _stored(leaf, shape))
             put(entry, made.values, values, index)
             put(entry, made.scales, scales, index)
+            if made.factors is not None:
+                put(entry, made.factors, factors, index)
     groups: dict[tuple[str, int | None], list[str]] = {}
     for name, made in rounded.items():
         plain |= _parts(name, made, where)
@@ -117,15 +123,32 @@ def _tensors(
     return plain, groups
 
 
+def _stored(leaf: QuantizedMatrix, shape: tuple[int, ...]) -> _Stored:
+    """Room for a matrix of the kind of a parameter that is part of it."""
+    return _Stored(
+        leaf.kind,
+        leaf.group,
+        np.zeros(shape, np.float32),
+        np.ones(shape, np.float32),
+        None if leaf.factors is None else np.ones(shape, np.float32),
+    )
+
+
 def _parts(name: str, made: _Stored, where: str) -> dict[str, np.ndarray]:
     """What stands in the file for a matrix."""
-    scales = made.scales[:, :: made.group or made.scales.shape[1]]
-    wide = np.repeat(scales, made.group or made.scales.shape[1], axis=1)
-    if not np.array_equal(wide, made.scales):
+    columns = made.scales.shape[1]
+    scales = made.scales[:, :: made.group or columns]
+    along_inputs = np.repeat(scales, made.group or columns, axis=1)
+    factors = made.factors
+    if not np.array_equal(along_inputs, made.scales) or (
+        factors is not None and (factors != factors[0]).any()
+    ):
         raise UnsupportedError(
             f"{where}: {name} is not stored [out, in], and its scales are; it is not saved rounded"
         )
     found = {f"{name}_scale": np.ascontiguousarray(scales)}
+    if factors is not None:
+        found[f"{name}{FACTORS}"] = factors[0].copy()
     if made.kind != "int4":
         dtype = np.int8 if made.kind == "int8" else ml_dtypes.float8_e4m3fn
         return found | {name: made.values.astype(dtype)}
@@ -141,7 +164,7 @@ def _described(groups: dict[tuple[str, int | None], list[str]]) -> dict[str, Any
     """`quantization_config` of config.json."""
     kinds = {kind for kind, _ in groups}
     return {
-        "quant_method": "compressed-tensors",
+        "quant_method": COMPRESSED,
         "quantization_status": "compressed",
         "format": FORMATS[kinds.pop()] if len(kinds) == 1 else "mixed-precision",
         "config_groups": {

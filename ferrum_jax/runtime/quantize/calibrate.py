@@ -32,12 +32,13 @@ from ferrum_jax.runtime.dense import padded_tokens
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.llm import LLM
 from ferrum_jax.runtime.prompts import Prompt, as_prompts
+from ferrum_jax.runtime.quantize.awq import awq
 from ferrum_jax.runtime.quantize.gptq import gptq
 from ferrum_jax.runtime.quantize.watch import Watch, WatchedMatrix
 from ferrum_jax.types import ConfigError, ModelConfig, RequestError, UnsupportedError
 from ferrum_jax.types.engine import QUANTIZATIONS
 
-METHODS = ("gptq", "nearest")
+METHODS = ("gptq", "awq", "nearest")
 
 
 def quantize(
@@ -58,13 +59,13 @@ def quantize(
         texts: texts or lists of token ids to calibrate on; some 10,000 tokens are plenty for a
             small model, 100,000 to 300,000 are customary for a large one. `nearest` needs none.
         kind: `int4`, `int8` or `fp8`.
-        method: `gptq` (Frantar et al. 2022), or `nearest`.
+        method: `gptq` (Frantar et al. 2022), `awq` (Lin et al. 2023) or `nearest`.
         damping: of gptq: share of the inputs' mean square that is added to each input's.
         progress: show a bar by layers.
 
     Raises:
         ConfigError: a kind, method or damping that there is not.
-        RequestError: no text for gptq, or a wrong one.
+        RequestError: no text for gptq or awq, or a wrong one.
         UnsupportedError: the weights are rounded already, or lie on a mesh.
     """
     _check(llm, kind, method, damping)
@@ -72,16 +73,16 @@ def quantize(
         checked_token_ids(llm.encode(text), llm.config.vocab_size)
         for text in (as_prompts(texts) if len(texts) else ())
     ]
-    if method == "gptq" and not ids:
-        raise RequestError("gptq needs texts to calibrate on, and there are none; give some")
+    if method != "nearest" and not ids:
+        raise RequestError(f"{method} needs texts to calibrate on, and there are none; give some")
     params = llm.params
     layers = list(params.layers)
     for index in tqdm(range(len(layers)), desc="quantize", unit="layer", disable=not progress):
         grams: dict[str, np.ndarray] = {}
-        if method == "gptq":
+        if method != "nearest":
             behind = replace(params, layers=tuple(layers[: index + 1]))
             grams = _grams(llm.config, behind, ids)
-        layers[index] = _rounded(layers[index], grams, kind, damping)
+        layers[index] = _rounded(layers[index], grams, kind, damping if method == "gptq" else None)
     engine = replace(llm.engine_config, quantization=kind)
     return llm.alike(llm.config, replace(params, layers=tuple(layers)), engine)
 
@@ -133,8 +134,10 @@ def _watched(path: str, leaf: Any, watch: Watch) -> Any:
 
 
 def _rounded(
-    layer: LayerParams, grams: dict[str, np.ndarray], kind: str, damping: float
+    layer: LayerParams, grams: dict[str, np.ndarray], kind: str, damping: float | None
 ) -> LayerParams:
+    """A layer by GPTQ, or, without a damping, by AWQ; to nearest what has no gram matrix."""
+
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         name = _name(path)
         if not quantises(name):
@@ -144,7 +147,12 @@ def _rounded(
             return jax.device_put(quantise(name, host, str(leaf.dtype), kind))
         flat = host.reshape(flat_shape(name, host.shape))
         kept, group = kept_as(flat.shape[0], kind)
-        values, scales = gptq(flat, grams[name], kept, group, damping)
-        return jax.device_put(matrix_of(values, scales, kept, host.shape, str(leaf.dtype)))
+        if damping is None:
+            found = awq(flat, grams[name], kept, group)
+        else:
+            found = (*gptq(flat, grams[name], kept, group, damping), None)
+        values, scales, factors = found
+        made = matrix_of(values, scales, kept, host.shape, str(leaf.dtype), factors)
+        return jax.device_put(made)
 
     return jax.tree_util.tree_map_with_path(one, layer)

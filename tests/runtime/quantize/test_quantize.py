@@ -21,6 +21,18 @@ def llm_of(kind):
     return fj.LLM(config, init_params(config, seed=1), engine=ENGINE)
 
 
+def with_large_inputs(llm):
+    """A few elements of the stream are large where attention and the dense block read it."""
+
+    def one(layer):
+        larger = np.where(np.arange(64) % 21 == 0, 20.0, 1.0).astype(np.float32)
+        norms = (replace(n, weight=n.weight * larger) for n in (layer.mixer_norm, layer.mlp_norm))
+        return replace(layer, **dict(zip(("mixer_norm", "mlp_norm"), norms, strict=True)))
+
+    params = replace(llm.params, layers=tuple(map(one, llm.params.layers)))
+    return fj.LLM(llm.config, params, engine=ENGINE)
+
+
 def texts(count, seed=0, length=40):
     rng = np.random.default_rng(seed)
     return [rng.integers(0, VOCAB, length).tolist() for _ in range(count)]
@@ -41,11 +53,16 @@ def test_what_a_matrix_is_given_is_what_is_captured_there():
     np.testing.assert_allclose(grams["layer.mlp.down"], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["int4", "int8", "fp8"])
-def test_logits_are_nearer_than_to_nearest(kind):
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("gptq", "int4"), ("gptq", "int8"), ("gptq", "fp8"), ("awq", "int4"), ("awq", "int8")],
+)
+def test_logits_are_nearer_than_to_nearest(method, kind):
     llm = llm_of("dense")
+    if method == "awq":
+        llm = with_large_inputs(llm)
     plain = fj.quantize(llm, kind=kind, method="nearest")
-    found = fj.quantize(llm, texts(24), kind)
+    found = fj.quantize(llm, texts(24), kind, method=method)
     held_out = texts(4, seed=9)
 
     def error(other):
@@ -86,14 +103,17 @@ def test_experts_are_rounded_to_nearest_and_attention_is_calibrated():
     ("arguments", "error", "message"),
     [
         (((),), fj.RequestError, "gptq needs texts"),
+        (((), "int4", "awq"), fj.RequestError, "awq needs texts"),
+        (([[1, 2]], "int4", "exl2"), fj.ConfigError, "method 'exl2'"),
         (([[1, 2]], "int3"), fj.ConfigError, "kind 'int3'"),
         (([[1, VOCAB]],), fj.RequestError, f"token id {VOCAB}"),
         (([[]],), fj.RequestError, "no tokens"),
     ],
 )
 def test_what_is_refused(arguments, error, message):
+    given = dict(zip(("texts", "kind", "method"), arguments, strict=False))
     with pytest.raises(error, match=message):
-        fj.quantize(llm_of("dense"), *arguments)
+        fj.quantize(llm_of("dense"), **given)
 
 
 @pytest.mark.parametrize("damping", [0, -1, 2.0, True, "1"])

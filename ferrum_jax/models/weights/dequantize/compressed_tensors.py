@@ -11,6 +11,9 @@ exponents of two in uint8, 127 above their value (mxfp4, mxfp8). `NAME_zero_poin
 from integers; it is packed along the outputs where they are. `NAME_g_idx` [in] names the group of
 each input where they are not in order, and `NAME_shape` is [out, in].
 
+`NAME_input_factor` float32 [in] is ours (`save_quantized.py`): what each input's weights are
+multiplied by as well.
+
 Scales of activations and of a cache go unused: activations are never rounded.
 """
 
@@ -30,7 +33,8 @@ from ferrum_jax.models.weights.dequantize.mxfp4 import E2M1_PAIRS
 from ferrum_jax.types import WeightError
 
 _PACKED, _SCALE = "_packed", "_scale"
-_PARTS = (_PACKED, _SCALE, "_global_scale", "_zero_point", "_g_idx", "_shape")
+FACTORS = "_input_factor"
+_PARTS = (_PACKED, _SCALE, "_global_scale", "_zero_point", "_g_idx", "_shape", FACTORS)
 _UNUSED = tuple(
     f".{of}_{kind}"
     for of in ("input", "output", "q", "k", "v")
@@ -117,10 +121,18 @@ class CompressedWeights(Dequantized):
         wide = in_strips((rows, columns), scales)
         return self._numbers(name, None, None), wide
 
+    def factors(self, name: str) -> NDArray[np.float32] | None:
+        """The factor of each weight of a matrix, `[out, in]`; None: it has none."""
+        if f"{name}{FACTORS}" not in self._names:
+            return None
+        return np.broadcast_to(self._source.read(f"{name}{FACTORS}"), self._made_shape(name))
+
     def _make(self, name: str) -> NDArray[np.float32]:
         scales = self._spread(self._scales(name), name)
-        zeros = self._zeros(name)
-        return self._numbers(name, scales, None if zeros is None else self._spread(zeros, name))
+        zeros, factors = self._zeros(name), self.factors(name)
+        spread = None if zeros is None else self._spread(zeros, name)
+        numbers = self._numbers(name, scales, spread)
+        return numbers if factors is None else numbers * factors
 
     def _numbers(self, name: str, scales: Any, zeros: Any) -> NDArray[np.float32]:
         """What is stored, less its zero points and times its scales."""
