@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ferrum_jax.runtime.activations import Activations
     from ferrum_jax.runtime.llm import LLM
     from ferrum_jax.runtime.quantize import quantize, save_quantized
+    from ferrum_jax.runtime.replicas import Replicas
     from ferrum_jax.types import (
         Adapters,
         ConfigError,
@@ -79,6 +80,7 @@ __all__ = [
     "ModelError",
     "Place",
     "Priority",
+    "Replicas",
     "RequestError",
     "ResourceExhausted",
     "SamplingParams",
@@ -123,6 +125,7 @@ _MODULES = {
     "Comparison": "ferrum_jax.research.compare",
     "LLM": "ferrum_jax.runtime.llm",
     "LoRA": "ferrum_jax.research.fit",
+    "Replicas": "ferrum_jax.runtime.replicas",
     "SavedLogprobs": "ferrum_jax.research.compare",
     "SoftPrompt": "ferrum_jax.research.fit",
     "SteeringVector": "ferrum_jax.research.fit",

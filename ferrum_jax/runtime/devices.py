@@ -39,20 +39,21 @@ def device_info() -> DeviceInfo:
     )
 
 
-def mesh_devices(count: int) -> list[Any]:
-    """The first `count` devices, those of other processes among them.
+def mesh_devices(count: int, first: int = 0) -> list[Any]:
+    """`count` devices from the one at `first` on, those of other processes among them.
 
     Raises:
         DeviceError: there are fewer.
     """
-    devices = jax.devices()
-    if len(devices) < count:
+    devices, stop = jax.devices(), first + count
+    if len(devices) < stop:
+        behind = f" behind the first {first}" if first else ""
         raise DeviceError(
-            f"EngineConfig.mesh = ({count},) asks for {count} devices and jax has {len(devices)} "
-            f"({devices[0].platform}); a CPU counts as several with "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={count} set before jax starts"
+            f"EngineConfig.mesh = ({count},) asks for {count} devices{behind} and jax has "
+            f"{len(devices)} ({devices[0].platform}); a CPU counts as several with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={stop} set before jax starts"
         )
-    return devices[:count]
+    return devices[first:stop]
 
 
 @cache

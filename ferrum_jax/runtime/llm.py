@@ -21,13 +21,13 @@ from ferrum_jax.runtime.chatting import Chatting
 from ferrum_jax.runtime.defaults import SamplingDefaults, sampling_defaults
 from ferrum_jax.runtime.dense import dense_logits
 from ferrum_jax.runtime.directory import DEMO_MODEL, eos_token_ids, tokenizer_of
-from ferrum_jax.runtime.driver import Driver
+from ferrum_jax.runtime.driver import SCORING, Driver, add_all, scores_of
 from ferrum_jax.runtime.engine import Engine
 from ferrum_jax.runtime.intake import checked_token_ids
 from ferrum_jax.runtime.lengths import length_bound, max_model_len
 from ferrum_jax.runtime.memory import refuse_what_does_not_fit
 from ferrum_jax.runtime.mesh import place_params, placement_of
-from ferrum_jax.runtime.prompts import Prompt, as_prompts, per_prompt, prompt_text
+from ferrum_jax.runtime.prompts import Prompt, as_prompts, prompt_text
 from ferrum_jax.runtime.ranking import Choosing
 from ferrum_jax.runtime.report import EngineReport
 from ferrum_jax.runtime.sentence import EmbeddingDefaults, embedding_defaults
@@ -35,10 +35,8 @@ from ferrum_jax.runtime.taps.methods import Capturing
 from ferrum_jax.runtime.timeline import Timeline
 from ferrum_jax.types import (
     EngineConfig,
-    FerrumError,
     ModelConfig,
     Priority,
-    RequestError,
     RequestOutput,
     SamplingParams,
     Score,
@@ -204,7 +202,7 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
             "cache_salt": cache_salt,
         }
         ids = self._add_all(prompts, service)
-        self._drive.run(ids, progress)
+        self.driver.run(ids, progress)
         return [self.engine.take(i) for i in ids]
 
     def stream(
@@ -227,7 +225,7 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
             taps=taps,
             **service,
         )
-        return self._drive.stream(request)
+        return self.driver.stream(request)
 
     def score(
         self,
@@ -242,18 +240,9 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         long as they are of one kind, a compiled program.
         """
         texts = as_prompts(texts)
-        params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0)
-        ids = self._add_all(texts, {"params": params, "taps": taps}, score_only=True)
-        self._drive.run(ids, progress)
-        trackers = [self.engine.take_tracker(i) for i in ids]
-        scores = []
-        for tracker in trackers:
-            if tracker.error is not None:
-                raise RequestError(f"text {len(scores)}: {tracker.error}")
-            found = tracker.prompt_scores
-            assert found is not None
-            scores.append(Score(list(found.token_ids), found.chosen, found.rank))
-        return scores
+        ids = self._add_all(texts, {"params": SCORING, "taps": taps}, score_only=True)
+        self.driver.run(ids, progress)
+        return scores_of([self.engine] * len(ids), ids)
 
     def branch(
         self,
@@ -296,7 +285,7 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
             keep=keep,
             score=score,
             taps=taps,
-            run=self._drive.run,
+            run=self.driver.run,
             progress=progress,
         )
 
@@ -355,7 +344,8 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         self.close()
 
     @property
-    def _drive(self) -> Driver:
+    def driver(self) -> Driver:
+        """Steps the engine for calls that wait for their requests."""
         assert self.engine is not None
         assert self._driver is not None
         return self._driver
@@ -364,27 +354,5 @@ class LLM(Capturing, Choosing, Adapting, Chatting):
         self, prompts: Sequence[Prompt], service: dict[str, Any], *, score_only: bool = False
     ) -> list[int]:
         """Queue all prompts, or none if one of them is refused."""
-        count = len(prompts)
-        names = {"params": "SamplingParams"}
-        columns = {k: per_prompt(names.get(k, k), v, count) for k, v in service.items()}
-        ids: list[int] = []
-        try:
-            for i, prompt in enumerate(prompts):
-                each = {name: column[i] for name, column in columns.items()}
-                try:
-                    ids.append(
-                        self.engine.add(
-                            self.encode(prompt),
-                            prompt=prompt_text(prompt),
-                            score_only=score_only,
-                            **each,
-                        )
-                    )
-                except FerrumError as error:
-                    if len(prompts) > 1:
-                        error.args = (f"prompt {i}: {error}",)
-                    raise
-        except BaseException:
-            self._drive.abandon(ids)
-            raise
-        return ids
+        drivers = [self.driver] * len(prompts)
+        return add_all(drivers, self.encode, prompts, service, score_only=score_only)

@@ -22,10 +22,15 @@ def placement_of(engine: EngineConfig, config: ModelConfig) -> Placement | None:
     Raises:
         ConfigError: the model's sizes do not divide.
         DeviceError: there are fewer devices.
-        UnsupportedError: a setting that runs on one device only.
+        UnsupportedError: a setting that runs on one device only, or several replicas.
     """
     if engine.mesh is None:
         return None
+    if engine.num_replicas > 1:
+        raise UnsupportedError(
+            f"EngineConfig.mesh = {engine.mesh} is of {engine.num_replicas} replicas, and an LLM "
+            "is one; load them with fj.Replicas.load"
+        )
     count = engine.num_devices
     check_divides(config, count)
     if engine.speculation is not None and engine.speculation.draft != "ngram":
@@ -33,7 +38,7 @@ def placement_of(engine: EngineConfig, config: ModelConfig) -> Placement | None:
             "a model that drafts runs on one device; use speculative='ngram' or None with "
             f"EngineConfig.mesh = {engine.mesh}"
         )
-    return Placement(Mesh(np.array(mesh_devices(count)), (MODEL_AXIS,)))
+    return Placement(Mesh(np.array(mesh_devices(count, engine.first_device)), (MODEL_AXIS,)))
 
 
 def place_params(params: Params, placement: Placement | None) -> Params:

@@ -136,7 +136,7 @@ class Choosing(Serving):
         progress: bool,
     ) -> list[np.ndarray]:
         """Logprobs of each whole's tokens from the border on, then of `alone`'s from 1 on."""
-        engine, drive, ids = self.engine, self._drive, []
+        engine, drive, ids = self.engine, self.driver, []
         shared = self._computed(wholes[0][:border], taps) if len(wholes) > 1 else None
         try:
             for i, whole in enumerate(wholes):
@@ -165,7 +165,7 @@ class Choosing(Serving):
             return None
         params = replace(SCORED, prompt_logprobs=None)
         request = self.engine.add(query, params, taps=taps, score_only=True, keep=True)
-        self._drive.run([request])
+        self.driver.run([request])
         tracker = self.engine.take_tracker(request)
         if tracker.error is not None:
             raise RequestError(f"the query: {tracker.error}")

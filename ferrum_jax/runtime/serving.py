@@ -24,7 +24,7 @@ class Serving:
         raise NotImplementedError
 
     @property
-    def _drive(self) -> Driver:
+    def driver(self) -> Driver:
         raise NotImplementedError
 
     def encode(self, prompt: Prompt) -> list[int]:

@@ -93,7 +93,10 @@ class EngineConfig:
     strings, a grammar or taps, so many steps are dispatched as one (`runtime/decode_loop.py`)."""
     mesh: tuple[int, ...] | int | None = None
     """Devices that the model is divided over, as `(4,)` or 4: heads, hidden elements, experts and
-    the vocabulary (`models/partition.py`). None: the default device."""
+    the vocabulary (`models/partition.py`). `(2, 4)`: two replicas of so many, for `fj.Replicas`.
+    None: the default device."""
+    first_device: int = 0
+    """Which of jax's devices is the first of the mesh."""
     compile_cache_dir: str | None = "auto"
     """Where compiled programs are kept for the next process: a folder, or `auto`: jax's own
     setting, or else the user's cache folder. None: jax's own setting."""
@@ -107,8 +110,13 @@ class EngineConfig:
 
     @property
     def num_devices(self) -> int:
-        """Devices of the mesh; 1 without one."""
-        return self.mesh[0] if isinstance(self.mesh, tuple) else 1
+        """Devices that one model is divided over; 1 without a mesh."""
+        return self.mesh[-1] if isinstance(self.mesh, tuple) else 1
+
+    @property
+    def num_replicas(self) -> int:
+        """Of a mesh of two axes; 1 of any other."""
+        return self.mesh[0] if isinstance(self.mesh, tuple) and len(self.mesh) == 2 else 1
 
     @property
     def draft_len(self) -> int:
@@ -133,6 +141,7 @@ class EngineConfig:
             ("max_num_batched_tokens", 1, 2**20),
             ("quantum", 1, 2**24),
             ("decode_steps", 1, 64),
+            ("first_device", 0, 2**20),
             ("max_waiting", 1, 2**31 - 1),
         ):
             value = getattr(self, name)
@@ -193,6 +202,12 @@ class EngineConfig:
                 "folder's path as a text, 'auto' or None"
             )
 
+        if self.first_device and self.mesh is None:
+            raise ConfigError(
+                f"EngineConfig.first_device = {self.first_device} is of a mesh, and there is none; "
+                "set mesh=1 for that device by itself"
+            )
+
     def _check_supported(self) -> None:
         """This version's limits: each line goes when the feature comes."""
         other = "batch_invariant" * self.batch_invariant or "speculative"
@@ -227,12 +242,13 @@ def _mesh(given: Any) -> tuple[int, ...] | None:
     shape = given if isinstance(given, tuple | list) else (given,)
     if not shape or not all(type(size) is int and size >= 1 for size in shape):
         raise ConfigError(
-            f"EngineConfig.mesh is {given!r}; it must be a number of devices, as 4 or (4,), or None"
+            f"EngineConfig.mesh is {given!r}; it must be a number of devices, as 4 or (4,), "
+            "replicas and the devices of each, as (2, 4), or None"
         )
-    if len(shape) > 1:
+    if len(shape) > 2:
         raise UnsupportedError(
-            f"EngineConfig.mesh = {tuple(shape)} has {len(shape)} axes, and this version divides a "
-            "model over one; for several replicas run a process each"
+            f"EngineConfig.mesh = {tuple(shape)} has {len(shape)} axes; there are two, replicas "
+            "and the devices that each is divided over"
         )
     return tuple(shape)
 

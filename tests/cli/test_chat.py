@@ -85,7 +85,7 @@ def llm(loaded):
 @pytest.fixture
 def plain(llm):
     """The same model, as one that has no chat template; it shares the engine."""
-    engine, driver = llm.engine, llm._drive
+    engine, driver = llm.engine, llm.driver
     found = fj.LLM(llm.config, llm.params, Untemplated(llm.tokenizer), engine=llm.engine_config)
     found._engine, found._driver = engine, driver
     return found

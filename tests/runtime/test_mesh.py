@@ -156,6 +156,15 @@ def test_more_devices_than_there_are():
         fj.LLM.load("demo", engine=engine)
 
 
+def test_the_first_device_of_a_mesh():
+    count = jax.device_count()
+    engine = fj.EngineConfig(mesh=1, first_device=count)
+    with pytest.raises(fj.DeviceError, match=f"asks for 1 devices behind the first {count} and"):
+        fj.LLM.load("demo", engine=engine)
+    with pytest.raises(fj.ConfigError, match="first_device = 1 is of a mesh, and there is none"):
+        fj.EngineConfig(first_device=1)
+
+
 @pytest.mark.parametrize("mesh", [0, -1, "2", 1.5, True, (), (2.0,), (0,)])
 def test_a_mesh_that_is_none(mesh):
     with pytest.raises(fj.ConfigError, match=r"EngineConfig\.mesh is .*number of devices"):
@@ -163,8 +172,10 @@ def test_a_mesh_that_is_none(mesh):
 
 
 def test_what_runs_on_one_device_only(tmp_path):
-    with pytest.raises(fj.UnsupportedError, match=r"\(2, 4\) has 2 axes.*run a process each"):
-        fj.EngineConfig(mesh=(2, 4))
+    with pytest.raises(fj.UnsupportedError, match=r"\(2, 4, 1\) has 3 axes; there are two"):
+        fj.EngineConfig(mesh=(2, 4, 1))
+    with pytest.raises(fj.UnsupportedError, match=r"\(2, 4\) is of 2 replicas.*fj.Replicas.load"):
+        fj.LLM.load("demo", engine=fj.EngineConfig(mesh=(2, 4)))
     drafts = write_checkpoint(load_case("llama"), tmp_path)
     engine = fj.EngineConfig(mesh=1, speculative=str(drafts))
     with pytest.raises(fj.UnsupportedError, match="a model that drafts runs on one device"):

@@ -95,7 +95,7 @@ class Capturing(Serving):
                 score_only=params is None,
             )
 
-        return self._drive.capture(pairs, add, window=2 * self.engine_config.max_num_seqs)
+        return self.driver.capture(pairs, add, window=2 * self.engine_config.max_num_seqs)
 
     def embed(
         self,
