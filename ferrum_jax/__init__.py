@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         sweep,
     )
     from ferrum_jax.runtime.activations import Activations
+    from ferrum_jax.runtime.convert import from_gguf
     from ferrum_jax.runtime.llm import LLM
     from ferrum_jax.runtime.quantize import quantize, save_quantized
     from ferrum_jax.runtime.replicas import Replicas
@@ -104,6 +105,7 @@ __all__ = [
     "fit",
     "forward",
     "forward_capture",
+    "from_gguf",
     "gradients",
     "grid",
     "kl_from_baseline",
@@ -139,6 +141,7 @@ _MODULES = {
     "fit": "ferrum_jax.research.fit",
     "forward": "ferrum_jax.models",
     "forward_capture": "ferrum_jax.models",
+    "from_gguf": "ferrum_jax.runtime.convert",
     "gradients": "ferrum_jax.research",
     "grid": "ferrum_jax.research.sweep",
     "kl_from_baseline": "ferrum_jax.research.sweep",

@@ -62,6 +62,8 @@ def _expand(path_or_hub_id: str | Path) -> Path:
 
 
 def _not_found(given: str | Path, path: Path) -> str:
+    if path.suffix == ".gguf" and path.exists():
+        return f"{path} is a GGUF file; fj.from_gguf(file, directory) writes it as a directory"
     if path.exists():
         return f"{path} is a file; give the directory that holds config.json and the weights"
     absolute = path.absolute()
