@@ -26,7 +26,7 @@ class Plan:
     steps: int = 48
     """decode steps that are timed, a token a sequence each"""
     batches: tuple[int, ...] = (1, 8, 16)
-    turns: int = 3
+    turns: int = 2
     workers: tuple[tuple[str, str], ...] = field(
         default=(
             ("ferrum_jax", "float32"),
