@@ -36,6 +36,8 @@ from ferrum_jax.models.quantized import flat_shape, is_one_matrix, is_quantized
 MOST_ROWS = 64
 """Rows up to which it is the faster way."""
 COPY_BYTES = 4
+TURNS = jax.__version_info__ >= (0, 6)
+"""Whether the product is `[outputs, rows]` first: jax 0.5 fails on that layout in some programs."""
 
 
 @struct.dataclass
@@ -57,7 +59,10 @@ class OutputsFirst:
 
     def product(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
         """`x @ w` in fp32, whatever `x` is in."""
-        product = jax.lax.dot_general(self.values, x.astype(jnp.float32), (((1,), (1,)), ((), ())))
+        x32, along_inputs = x.astype(jnp.float32), (((1,), (1,)), ((), ()))
+        if not TURNS:
+            return jax.lax.dot_general(x32, self.values, along_inputs)
+        product = jax.lax.dot_general(self.values, x32, along_inputs)
         # Without the barrier XLA turns it round into `x @ w`.
         return jax.lax.optimization_barrier(product).T
 

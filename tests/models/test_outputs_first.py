@@ -84,6 +84,18 @@ def test_decoding_with_them_gives_the_logprobs_of_a_run_without(tied, monkeypatc
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.usefixtures("optimised")
+def test_scores_as_users_compile_them():
+    """A loop over tokens with a tied head: XLA's layout of it is another where it optimises."""
+    config = replace(model("dense"), tie_embeddings=True)
+    prompt = list(range(3, 33))
+    with fj.LLM(config, init_params(config, seed=2), engine=ENGINE) as llm:
+        (score,) = llm.score([prompt])
+        logprobs = jax.nn.log_softmax(llm.logits(prompt))
+    expected = logprobs[np.arange(len(prompt) - 1), prompt[1:]]
+    np.testing.assert_allclose(score.logprobs[1:], expected, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("device", "engine", "fits"),
     [
