@@ -107,7 +107,7 @@ class TestTracker:
         tracker = self.tracker()
         tracker.note_scheduled()
         for read_at in (101.0, 101.5, 103.0):
-            tracker.note_token(0, read_at)
+            tracker.note_tokens(0, read_at, 1)
         metrics = tracker.metrics()
         assert metrics.first_scheduled == 100
         assert metrics.first_token == 101
@@ -116,9 +116,9 @@ class TestTracker:
 
     def test_token_times_are_those_of_completion_0_and_the_first_token_is_anyones(self):
         tracker = self.tracker(n=2)
-        tracker.note_token(1, 100.0)
-        tracker.note_token(0, 102.0)
-        tracker.note_token(1, 104.0)
+        tracker.note_tokens(1, 100.0, 1)
+        tracker.note_tokens(0, 102.0, 1)
+        tracker.note_tokens(1, 104.0, 2)
         assert tracker.metrics().first_token == 100
         assert tracker.metrics().token_times == (102,)
 
