@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers
 
 from ferrum_jax.tokenizer.ranks import THREE_DIGITS
-from ferrum_jax.tokenizer.vocabulary import ONE_DIGIT, cut_bytes
+from ferrum_jax.tokenizer.vocabulary import ONE_DIGIT, cut_bytes, put_ends
 from ferrum_jax.types.errors import TokenizerError, UnsupportedError
 
 PATTERNS: dict[str, tuple[str | None, bool]] = {
@@ -116,11 +116,7 @@ def _byte_level(
         for name in ("bos", "eos")
         if name in ends and value(f"tokenizer.ggml.add_{name}_token", False)
     }
-    made.post_processor = tokenizers.processors.TemplateProcessing(
-        single=" ".join([*(added[n] for n in ("bos",) if n in added), "$A",
-                         *(added[n] for n in ("eos",) if n in added)]),
-        special_tokens=[(token, vocab[token]) for token in dict.fromkeys(added.values())],
-    )  # fmt: skip
+    put_ends(made, added, vocab)
     return made
 
 

@@ -41,7 +41,13 @@ def add_ends(
     ids = {token.content: token_id for token_id, token in files.added.items()} | dict(vocab)
     wanted = [name for name in ("bos", "eos") if files.config.get(f"add_{name}_token") is True]
     ends = {name: files.named.get(f"{name}_token") or "" for name in wanted}
-    ends = {name: text for name, text in ends.items() if text in ids}
+    put_ends(tokenizer, {name: text for name, text in ends.items() if text in ids}, ids)
+
+
+def put_ends(
+    tokenizer: tokenizers.Tokenizer, ends: Mapping[str, str], ids: Mapping[str, int]
+) -> None:
+    """The token `bos` before and `eos` behind every text, as far as `ends` has them."""
     single = [f"{ends[n]}:0" if n in ends else "" for n in ("bos", "eos")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{single[0]} $A:0 {single[1]}".strip(),

@@ -29,7 +29,7 @@ def rounded_as_stored(
     """
     if not isinstance(source, CompressedWeights):
         return None
-    values, scales, factors = (np.ones(shape, np.float32) for _ in range(3))
+    values, scales, factors = np.empty(shape, np.float32), np.empty(shape, np.float32), None
     for index, name in enumerate(naming.stored[name] for name in entry.names):
         found = source.rounded(name)
         if found is None:
@@ -37,13 +37,18 @@ def rounded_as_stored(
         entry.fill(values, index, found[0])
         entry.fill(scales, index, found[1])
         if (given := source.factors(name)) is not None:
+            factors = np.ones(shape, np.float32) if factors is None else factors
             entry.fill(factors, index, given)
     flat = flat_shape(key, shape)
     kind, _ = kept_as(flat[-2], kind)
-    values, scales, factors = values.reshape(flat), scales.reshape(flat), factors.reshape(flat)
-    of_inputs = factors[..., 0]
-    if not np.array_equal(nearest(values, kind), values) or (factors != of_inputs[..., None]).any():
+    values, scales = values.reshape(flat), scales.reshape(flat)
+    if not np.array_equal(nearest(values, kind), values):
         return None
+    if factors is not None:
+        factors = factors.reshape(flat)
+        if (factors != factors[..., :1]).any():
+            return None
+        factors = factors[..., 0]
     group = _group(scales) if kind == "int4" else flat[-2]
     if group is None:
         return None
@@ -51,8 +56,7 @@ def rounded_as_stored(
     if not np.array_equal(np.repeat(kept, group, axis=-2), scales):
         return None
     scales = kept if kind == "int4" else kept[..., 0, :]
-    given = None if (of_inputs == 1).all() else of_inputs
-    return matrix_of(values, scales, kind, shape, dtype, given)
+    return matrix_of(values, scales, kind, shape, dtype, factors)
 
 
 def _group(scales: np.ndarray) -> int | None:
