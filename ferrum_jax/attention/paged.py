@@ -29,7 +29,14 @@ from ferrum_jax.attention.dense import MASKED, alibi, soft_capped
 from ferrum_jax.attention.formed import attend_forming_weights
 from ferrum_jax.attention.quantize import as_stored, from_stored, quantise
 from ferrum_jax.interfaces import Attend
-from ferrum_jax.types import TRASH_PAGE, AttentionConfig, DataType, LayerCache, StepBatch
+from ferrum_jax.types import (
+    TRASH_PAGE,
+    AttentionConfig,
+    DataType,
+    LayerCache,
+    StepBatch,
+    even_rows,
+)
 
 BLOCK_KEYS = 128
 """Keys that one iteration reads: long enough to amortise the loop, short enough to waste little."""
@@ -297,18 +304,23 @@ class _Products(NamedTuple):
 
 def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
     """One matmul per kv head; the block's keys and values are transposed to heads first."""
-    x, tile, kv_heads, groups, _ = q_XQKGH.shape
+    x, tile, kv_heads, groups, size = q_XQKGH.shape
+    num_rows = groups * tile
+    q_XKMH = jnp.transpose(q_XQKGH, (0, 2, 3, 1, 4)).reshape(x, kv_heads, num_rows, size)
+
+    def product(equation: str, rows_XKM: Array, block_XCKH: Array) -> Array:
+        # All queries of a head are rows of one product, and none may see where it stands there.
+        padding = even_rows(num_rows) - num_rows
+        rows_XKM = jnp.pad(rows_XKM, ((0, 0), (0, 0), (0, padding), (0, 0)))
+        out = jnp.einsum(equation, rows_XKM, block_XCKH, preferred_element_type=jnp.float32)
+        return out[:, :, :num_rows].reshape(x, kv_heads, groups, tile, -1)
 
     def scores(k_XCKH: Array) -> Array:
-        return jnp.einsum("XQKGH,XCKH->XKGQC", q_XQKGH, k_XCKH, preferred_element_type=jnp.float32)
+        return product("XKMH,XCKH->XKMC", q_XKMH, k_XCKH)
 
     def add(out: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
-        return out * shrink[..., None] + jnp.einsum(
-            "XKGQC,XCKH->XKGQH",
-            weights.astype(v_XCKH.dtype),
-            v_XCKH,
-            preferred_element_type=jnp.float32,
-        )
+        w_XKMC = weights.astype(v_XCKH.dtype).reshape(x, kv_heads, num_rows, -1)
+        return out * shrink[..., None] + product("XKMC,XCKH->XKMH", w_XKMC, v_XCKH)
 
     return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, value)))
 

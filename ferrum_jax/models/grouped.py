@@ -24,6 +24,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
+from ferrum_jax.types import even_rows
 
 try:  # Since jax 0.6.
     from jax import shard_map
@@ -98,7 +99,7 @@ def group_rows(group_Y: Int[Array, " Y"], num_groups: int, *, tile: int | None =
 def tile_size(num_rows: int, num_groups: int) -> int:
     """Rows of a tile: a group's average, as a power of two."""
     average = -(-num_rows // num_groups)
-    return min(LARGEST_TILE, 1 << (average - 1).bit_length())
+    return even_rows(min(LARGEST_TILE, 1 << (average - 1).bit_length()))
 
 
 @partial(jax.custom_jvp)
@@ -180,11 +181,17 @@ def share_of(groups: Groups, first: Array | int, count: int) -> Groups:
 
 
 def _masked(rows: Array, matrices: Array, groups: Groups) -> Array:
+    num_rows = rows.shape[0]
+
+    def product(rows: Array) -> Array:
+        padding = even_rows(num_rows) - num_rows
+        padded = jnp.pad(rows, ((0, padding), (0, 0)))
+        return jax.lax.ragged_dot(padded, matrices, groups.sizes)[:num_rows]
+
     if groups.begin is None:
-        return jax.lax.ragged_dot(rows, matrices, groups.sizes)
+        return product(rows)
     # ragged_dot's first group begins at the first row.
-    rolled = jnp.roll(rows, -groups.begin, axis=0)
-    out = jax.lax.ragged_dot(rolled, matrices, groups.sizes)
+    out = product(jnp.roll(rows, -groups.begin, axis=0))
     is_own = jnp.arange(rows.shape[0]) < jnp.sum(groups.sizes)
     return jnp.roll(jnp.where(is_own[:, None], out, 0), groups.begin, axis=0)
 

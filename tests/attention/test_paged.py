@@ -202,3 +202,53 @@ def test_dense_attention_keeps_sequences_apart():
     together = _dense(q, k, v, None, BASE, (6, 5))
     alone = _dense(q[6:], k[6:], v[6:], None, BASE, (5,))
     np.testing.assert_allclose(together[6:], alone, atol=1e-6)
+
+
+# The same bits
+
+TOKENS = 40
+CUTS = [(0, 1, 17, 33), (0, 2, 18, 34), (0, 3, 19, 35), (0, 5, 21, 37), (0, 7, 10, 26, 39)]
+"""Where chunks of up to 16 tokens begin; compared with those of 16."""
+
+
+@partial(jax.jit, static_argnames="spec")
+def _run_tile(q, k, v, cache, context_lens, num_turns, *, spec):
+    """16 tokens in tiles of four queries; in a loop, as XLA fuses otherwise what it sees through."""
+    run = jnp.stack([jnp.int32(0), *[jnp.sum(context_lens > 0)] * 16]).astype(jnp.int32)
+    batch = StepBatch(
+        slots=jnp.zeros(16, jnp.int32),
+        query_starts=run,
+        context_lens=jnp.full(16, jnp.max(context_lens)),
+        samples=jnp.zeros(16, bool),
+        block_tables=jnp.broadcast_to(jnp.arange(1, TABLE + 1), (16, TABLE)),
+    )
+
+    def turn(_, carry):
+        meta = paged_meta(batch, 16, PAGE, fixed=(4, 4))
+        return paged_attention(meta)(q, k, v, carry[1], meta.positions, spec)
+
+    return jax.lax.fori_loop(0, num_turns, turn, (jnp.zeros_like(q), cache))
+
+
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("heads_per_key", [1, 2, 3, 5, 8])
+def test_a_query_has_the_same_bits_wherever_it_stands_in_its_tile(heads_per_key):
+    spec = replace(BASE, num_heads=2 * heads_per_key, head_dim=16)
+    q, k, v, _ = _inputs(spec, [TOKENS])
+
+    def run(begins):
+        cache = LayerCache(
+            k_pages=jnp.zeros((PAGES, PAGE, 2, 16)), v_pages=jnp.zeros((PAGES, PAGE, 2, 16))
+        )
+        results = []
+        for begin, end in zip(begins, (*begins[1:], TOKENS), strict=True):
+            count = end - begin
+            padded = [np.pad(x[begin:end], ((0, 16 - count), (0, 0), (0, 0))) for x in (q, k, v)]
+            lens = np.where(np.arange(16) < count, begin + 1 + np.arange(16), 0)
+            out, cache = _run_tile(*padded, cache, lens, 1, spec=spec)
+            results.append(np.asarray(out)[:count])
+        return np.concatenate(results)
+
+    expected = run((0, 16, 32))
+    for begins in CUTS:
+        np.testing.assert_array_equal(run(begins), expected, err_msg=str(begins))

@@ -85,3 +85,21 @@ def test_a_tile_holds_what_a_group_has_on_average():
         16,
     ]
     assert tile_size(10**6, 8) == 64
+
+
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize(("num_rows", "num_groups"), [(32, 8), (32, 2), (64, 8), (128, 8)])
+def test_a_row_has_the_same_bits_wherever_it_stands(num_rows, num_groups):
+    rng = np.random.default_rng(0)
+    matrices = jnp.asarray(rng.standard_normal((num_groups, 64, 96)), jnp.float32)
+    rows = jnp.asarray(np.tile(rng.standard_normal(64, np.float32), (num_rows, 1)))
+
+    @jax.jit
+    def product(group):
+        return grouped_matmul(rows, matrices, group_rows(group, num_groups))
+
+    seen = {}
+    for _ in range(8):
+        group = np.sort(rng.integers(num_groups, size=num_rows)).astype(np.int32)
+        for index, row in zip(group, np.asarray(product(group)), strict=True):
+            assert seen.setdefault(index, row.tobytes()) == row.tobytes()

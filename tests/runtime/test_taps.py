@@ -473,14 +473,6 @@ def test_frozen_attention_is_the_same_in_pages():
 INVARIANT = [EDITS["head"] + EDITS["custom"], EDITS["generated"], EDITS["draw"], None]
 
 
-@pytest.fixture
-def optimised():
-    """Unoptimised programs reorder no sum."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def bits(output):
     completion = output.outputs[0]
     return completion.token_ids, logprobs(completion).astype(np.float32).tobytes()
