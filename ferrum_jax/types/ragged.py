@@ -33,7 +33,7 @@ class RaggedLayout:
 
 
 ROWS_AT_ONCE = 6
-"""Rows that an old jax's product of fp32 matrices takes at a time, on an x86 CPU without AVX-512."""
+"""Rows that an old jax's fp32 product takes at a time, on an x86 CPU without AVX-512."""
 
 
 def even_rows(count: int) -> int:

@@ -213,7 +213,7 @@ CUTS = [(0, 1, 17, 33), (0, 2, 18, 34), (0, 3, 19, 35), (0, 5, 21, 37), (0, 7, 1
 
 @partial(jax.jit, static_argnames="spec")
 def _run_tile(q, k, v, cache, context_lens, num_turns, *, spec):
-    """16 tokens in tiles of four queries; in a loop, as XLA fuses otherwise what it sees through."""
+    """16 tokens in tiles of four queries; a loop, as in a step, which XLA does not see through."""
     run = jnp.stack([jnp.int32(0), *[jnp.sum(context_lens > 0)] * 16]).astype(jnp.int32)
     batch = StepBatch(
         slots=jnp.zeros(16, jnp.int32),
