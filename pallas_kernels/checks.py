@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import triton as plgpu
@@ -13,6 +15,8 @@ DTYPES = ("bfloat16", "float16", "float32")
 QUANTISED = ("int8", "uint8")
 """uint8 holds the bits of float8_e4m3fn."""
 IMPLEMENTATIONS = ("auto", "xla", "triton", "mosaic")
+MOSAIC_DTYPES, MOSAIC_HEAD, MOSAIC_GROUP = ("bfloat16", "float16"), 256, 64
+"""What the Mosaic kernels take: dtypes, elements of a head, and query heads of a kv head."""
 LARGEST_HEAD = 576
 """Elements of a head beyond which a tile of keys does not fit beside its values on a GPU."""
 
@@ -47,17 +51,79 @@ def triton_refusal(
     return None
 
 
-def refusal(implementation: str, q: jax.Array, pool: Pool, rules: Rules) -> str | None:
+def mosaic_problem() -> str | None:
+    """What the Mosaic kernels miss here, whatever they are to run."""
+    if jax.__version_info__ < (0, 11):
+        return f"need jax 0.11, and this is jax {jax.__version__}"
+    if importlib.util.find_spec("absl") is None:
+        return "need the package absl-py"
+    return None
+
+
+def mosaic_refusal(
+    *,
+    head_dim: int,
+    value_dim: int,
+    group: int,
+    page: int,
+    page_dtype: str,
+    q_dtype: str,
+    latent: bool = False,
+    alibi: bool = False,
+) -> str | None:
+    """Why the Mosaic kernels, which are for Hopper GPUs, cannot run a shape; None where they can.
+
+    Args:
+        group: query heads of a kv head.
+        latent: a value is the beginning of its key.
+    """
+    problem = mosaic_problem()
+    if problem is not None:
+        pass
+    elif latent:
+        problem = "do not do latent attention"
+    elif alibi:
+        problem = "do not do ALiBi"
+    elif page_dtype not in MOSAIC_DTYPES or q_dtype != page_dtype:
+        problem = (
+            f"take queries and pages that are both bfloat16 or both float16, not {q_dtype} over "
+            f"{page_dtype}"
+        )
+    elif bad := [size for size in (head_dim, value_dim) if size % 16 or size > MOSAIC_HEAD]:
+        problem = f"take heads of multiples of 16 up to {MOSAIC_HEAD} elements, not {bad[0]}"
+    elif page < 8 or page & (page - 1):
+        problem = f"take pages of 8, 16, 32, ... tokens, not {page}"
+    elif group > MOSAIC_GROUP:
+        problem = f"take up to {MOSAIC_GROUP} query heads for a kv head, not {group}"
+    else:
+        return None
+    return f"the Mosaic kernels {problem}; use implementation 'triton' or 'xla'"
+
+
+def refusal(
+    implementation: str, q: jax.Array, pool: Pool, rules: Rules, slopes: jax.Array | None = None
+) -> str | None:
     """Why an implementation cannot run a call; None where it can."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation={implementation!r} is not known; "
             f"choose one of {', '.join(IMPLEMENTATIONS)}"
         )
-    if implementation == "mosaic":
-        return "implementation 'mosaic' is not built in this version; use 'triton' or 'xla'"
     if implementation == "xla":
         return None
+    if implementation == "mosaic":
+        problem = mosaic_refusal(
+            head_dim=q.shape[2],
+            value_dim=rules.value_dim,
+            group=q.shape[1] // pool.k.shape[2],
+            page=pool.k.shape[1],
+            page_dtype=pool.k.dtype.name,
+            q_dtype=q.dtype.name,
+            latent=pool.v is None,
+            alibi=slopes is not None,
+        )
+        if problem is not None:
+            return problem
     arrays = [pool.k] if pool.v is None else [pool.k, pool.v]
     for pages in arrays:
         problem = triton_refusal(

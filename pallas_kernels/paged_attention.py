@@ -85,13 +85,14 @@ def paged_attention(
         k_scales, v_scales: float32 `[P, page, K]`; what quantised elements are multiplied by.
         return_lse: also give the log-sum-exp of all scores and the sink, `[T, N]` float32; -inf
             for tokens of no row.
-        implementation: `triton`; `xla` (`paged_attention_reference`); `auto`: triton where the
+        implementation: `triton`; `mosaic`, for Hopper GPUs: its kernel for single tokens, and
+            Triton's for longer runs; `xla` (`paged_attention_reference`); `auto`: triton where the
             program is compiled for CUDA and the kernels can do it, and else xla.
         interpret: run the kernels without a GPU, in jax's interpreter.
         tuning: sizes of the kernels' tiles; None chooses them.
 
-    Gradients: of q, sinks, and pages that are not quantised. Those of `triton` are computed by
-    XLA from its results (`backward.py`), and are for reverse mode only.
+    Gradients: of q, sinks, and pages that are not quantised. Those of the kernels are computed by
+    XLA from their results (`backward.py`), and are for reverse mode only.
 
     Raises:
         ValueError: arguments that do not fit together.
@@ -139,7 +140,7 @@ def _attend(
 ) -> tuple[jax.Array, jax.Array]:
     """The implementation that was asked for, or for `auto` the one of the platform."""
     wanted = "triton" if implementation == "auto" else implementation
-    problem = refusal(wanted, arrays.q, arrays.pool, rules)
+    problem = refusal(wanted, arrays.q, arrays.pool, rules, arrays.slopes)
     if problem is not None and implementation != "auto":
         raise NotImplementedError(f"paged_attention: {problem}")
 
@@ -147,19 +148,19 @@ def _attend(
         out, lse = attend_reference(*arrays, rules)
         return out.astype(arrays.q.dtype), lse.astype(jnp.float32)
 
-    def triton(arrays: Arrays) -> tuple[jax.Array, jax.Array]:
-        return _attend_triton(arrays, rules, tuning, interpret)
+    def kernels(arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+        return _attend_kernels(arrays, rules, tuning, wanted == "mosaic", interpret)
 
     if wanted == "xla" or problem is not None:
         return xla(arrays)
-    if implementation == "triton" or interpret:
-        return triton(arrays)
-    return jax.lax.platform_dependent(arrays, cuda=triton, default=xla)
+    if implementation != "auto" or interpret:
+        return kernels(arrays)
+    return jax.lax.platform_dependent(arrays, cuda=kernels, default=xla)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _attend_triton(
-    arrays: Arrays, rules: Rules, tuning: Tuning, interpret: bool
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _attend_kernels(
+    arrays: Arrays, rules: Rules, tuning: Tuning, hopper: bool, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
     q, pool, query_starts, context_lens, sinks, slopes = arrays
     (T, N, _), R = q.shape, context_lens.shape[0]
@@ -168,10 +169,17 @@ def _attend_triton(
         jnp.full((T, N), -jnp.inf, jnp.float32),
     )
     rest = (sinks, slopes)
+
+    def decoded(singles: Singles, out: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        if hopper:
+            from pallas_kernels.mosaic_decode import mosaic_decode
+
+            return mosaic_decode(q, pool, singles, sinks, out, rules, tuning, interpret=interpret)
+        return decode(q, pool, singles, *rest, out, rules, tuning, interpret=interpret)
+
     if T == R:
         rows, positions, _ = token_places(query_starts, context_lens, T)
-        singles = Singles(jnp.arange(T, dtype=jnp.int32), rows, positions)
-        return decode(q, pool, singles, *rest, out, rules, tuning, interpret=interpret)
+        return decoded(Singles(jnp.arange(T, dtype=jnp.int32), rows, positions), out)
     alone = jnp.diff(query_starts) == 1
     singles = Singles(
         tokens=jnp.minimum(query_starts[:-1], T - 1),
@@ -190,18 +198,20 @@ def _attend_triton(
         at_least=2,
         interpret=interpret,
     )
-    return decode(q, pool, singles, *rest, out, rules, tuning, interpret=interpret)
+    return decoded(singles, out)
 
 
-def _attend_forward(arrays: Arrays, rules: Rules, tuning: Tuning, interpret: bool) -> tuple:
-    results = _attend_triton(arrays, rules, tuning, interpret)
+def _attend_forward(
+    arrays: Arrays, rules: Rules, tuning: Tuning, hopper: bool, interpret: bool
+) -> tuple:
+    results = _attend_kernels(arrays, rules, tuning, hopper, interpret)
     return results, (arrays, results)
 
 
 def _attend_backward(
-    rules: Rules, tuning: Tuning, interpret: bool, saved: tuple, gradients: tuple
+    rules: Rules, tuning: Tuning, hopper: bool, interpret: bool, saved: tuple, gradients: tuple
 ) -> tuple:
-    del tuning, interpret
+    del tuning, hopper, interpret
     arrays, results = saved
     pool = arrays.pool
     d_q, d_k, d_v, d_sinks = attend_backward(
@@ -221,4 +231,4 @@ def _attend_backward(
     )
 
 
-_attend_triton.defvjp(_attend_forward, _attend_backward)
+_attend_kernels.defvjp(_attend_forward, _attend_backward)

@@ -105,3 +105,35 @@ def _block_keys(q: Any, pool: Pool) -> int:
     lanes = sum(run.width for run in lane_runs(pool.k.shape[3]))
     fit = BLOCK_BYTES // (lanes * compute_dtype(q, pool.k).itemsize)
     return min(max(MIN_BLOCK_KEYS, power_of_two(fit + 1) // 2), MAX_BLOCK_KEYS)
+
+
+class MosaicSizes(NamedTuple):
+    """What a decode on a Hopper GPU is launched with."""
+
+    block: int
+    split_keys: int
+    num_stages: int
+    """Blocks of the ring in shared memory."""
+
+
+MOSAIC_BLOCK = 64
+"""Keys of a block on a Hopper GPU."""
+MOSAIC_ROWS = 64
+"""Rows that one wgmma takes."""
+MOSAIC_BYTES = 220_000
+"""Shared memory that a decode takes, a little below what a block of a Hopper GPU can have."""
+MAX_STAGES = 4
+
+
+def mosaic_sizes(q: Any, pool: Pool, rules: Rules, tuning: Tuning) -> MosaicSizes:
+    """Sizes for single tokens on a Hopper GPU; they do not depend on how many there are."""
+    H, V = q.shape[2], rules.value_dim
+    keys = pool.tables.shape[1] * pool.k.shape[1]
+    split = tuning.split_keys or max(SPLIT_KEYS, power_of_two(-(-keys // MAX_SPLITS)))
+    fixed = 2 * MOSAIC_ROWS * (H + MOSAIC_BLOCK)
+    fit = (MOSAIC_BYTES - fixed) // (2 * MOSAIC_BLOCK * (H + V))
+    return MosaicSizes(
+        block=MOSAIC_BLOCK,
+        split_keys=-(-split // MOSAIC_BLOCK) * MOSAIC_BLOCK,
+        num_stages=tuning.num_stages or max(2, min(MAX_STAGES, fit)),
+    )

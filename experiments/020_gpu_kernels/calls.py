@@ -76,7 +76,7 @@ def worst_error(check: Check, decodes: bool, plan: Plan) -> float:
         given[name] = values if name == "sinks" else jnp.abs(values) / 50
     options = options_of(check.shape) | check.options
     got = paged_attention(
-        **given, **options, implementation="triton", interpret=plan.interpret
+        **given, **options, implementation=check.implementation, interpret=plan.interpret
     ).astype(jnp.float32)
     exact = {
         name: x.astype(jnp.float32) if x is not None and x.dtype == check.dtype else x
@@ -91,7 +91,9 @@ def timed_call(
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """`step(q, given)`, which gives something of q's shape, and what is given; q among it."""
     queries = work.queries if isinstance(work, Prefill) else 1
-    kv_dtype = work.kv_dtype if isinstance(work, Decode) else "bfloat16"
+    decodes = isinstance(work, Decode)
+    kv_dtype = work.kv_dtype if decodes else "bfloat16"
+    implementation = work.implementation if decodes else "triton"
     rows = ((queries, work.context),) * work.batch
     given = arrays_of(work.shape, rows, work.page, "bfloat16", kv_dtype)
     options = options_of(work.shape)
@@ -102,7 +104,7 @@ def timed_call(
             q,
             **given,
             **options,
-            implementation="triton",
+            implementation=implementation,
             interpret=plan.interpret,
             tuning=Tuning(**tuning),
         )

@@ -39,6 +39,7 @@ class Check:
     options: dict[str, Any] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
     """`sinks`, `alibi_slopes`: arrays of a number a head."""
+    implementation: str = "triton"
 
 
 CHECKS = (
@@ -58,6 +59,17 @@ CHECKS = (
     Check(LATENT),
     Check(LATENT, kv_dtype="float8_e4m3fn"),
     Check(LATENT, "float32", "float32"),
+    *(
+        Check(shape, page=page, implementation="mosaic")
+        for shape, page in ((LLAMA, 16), (SMALL, 8), (PHI, 64), (GEMMA, 32))
+    ),
+    Check(LLAMA, "float16", "float16", implementation="mosaic"),
+    Check(
+        LLAMA,
+        options={"window": 100, "soft_cap": 30.0},
+        extras=("sinks",),
+        implementation="mosaic",
+    ),
 )
 ROWS = ((1, 700), (130, 517), (1, 1), (0, 0), (64, 64), (1, 16), (33, 1040), (1, 513))
 """Queries and context of the rows of a check; each also runs with decodes only."""
@@ -74,6 +86,7 @@ class Decode:
     context: int
     kv_dtype: str = "bfloat16"
     page: int = 16
+    implementation: str = "triton"
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,11 @@ BARS = (
     Decode(LLAMA, 64, 4096),
 )
 """What the goals name: 0.85 of the copy bandwidth (0.75 quantised), 0.65 of the matmul rate."""
+MOSAIC = tuple(
+    Decode(LLAMA, batch, context, implementation="mosaic")
+    for batch, context in ((16, 4096), (64, 4096), (1, 32_768), (256, 1024))
+)
+"""Some of them by the kernel for Hopper GPUs."""
 GRID = tuple(
     Decode(LLAMA, batch, context)
     for context in (1024, 32_768, 128, 131_072, 4096)
@@ -143,7 +161,7 @@ class Plan:
     long_enough: float = 0.02
     """Seconds of device work of one repeat, so that its start does not count."""
     checks: tuple[Check, ...] = CHECKS
-    timed: tuple[Any, ...] = (*BARS, *GRID, *MORE)
+    timed: tuple[Any, ...] = (*BARS, *MOSAIC, *GRID, *MORE)
     tunings: tuple[tuple[Any, dict[str, int]], ...] = TUNINGS
     interpret: bool = False
 

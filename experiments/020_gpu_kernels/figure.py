@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-COLOURS = {"decode": "#1f4e8c", "prefill": "#c0504d"}
+COLOURS = {
+    ("decode", "triton"): "#1f4e8c",
+    ("decode", "mosaic"): "#2e8b57",
+    ("prefill", "triton"): "#c0504d",
+}
 
 
 def draw(result: dict, path: Path) -> None:
@@ -19,11 +23,15 @@ def draw(result: dict, path: Path) -> None:
     reach = np.geomspace(0.5, 1e4, 200)
     roof = np.minimum(reach * limits["bandwidth"], limits["matmul"])
     axes.plot(reach, roof / 1e12, color="#444444", linewidth=1.2, label="measured limits")
-    for what, colour in COLOURS.items():
-        mine = [row for row in rows if row["what"] == what]
+    for (what, by), colour in COLOURS.items():
+        mine = [
+            row
+            for row in rows
+            if (row["what"], row["of"].get("implementation", "triton")) == (what, by)
+        ]
         x = [row["flops"] / row["bytes"] for row in mine]
         y = [row["flops"] / row["seconds"] / 1e12 for row in mine]
-        axes.scatter(x, y, s=18, color=colour, label=what, zorder=3)
+        axes.scatter(x, y, s=18, color=colour, label=f"{what}, {by}", zorder=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("floating-point operations per byte that must be moved")

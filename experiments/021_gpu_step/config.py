@@ -63,7 +63,7 @@ class Plan:
     batches: tuple[int, ...] = (16, 1, 64, 256)
     context: int = 1024
     """Tokens that each sequence holds when its next one is decoded."""
-    attentions: tuple[str, ...] = ("triton", "xla")
+    attentions: tuple[str, ...] = ("triton", "mosaic", "xla")
     page: int = 16
     steps: int = 20
     """Steps that are dispatched before the last is waited for."""
@@ -79,6 +79,7 @@ DRY = Plan(
     page=4,
     steps=2,
     repeats=1,
+    attentions=("triton", "xla"),
     limit_megabytes=8,
     interpret=True,
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-COLOURS = {"triton": "#1f4e8c", "xla": "#8fb4dc", "transformers": "#c0504d"}
+COLOURS = {"triton": "#1f4e8c", "mosaic": "#2e8b57", "xla": "#8fb4dc", "transformers": "#c0504d"}
 
 
 def draw(result: dict, path: Path) -> None:

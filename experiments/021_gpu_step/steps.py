@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from config import Plan, Sizes
 
-from ferrum_jax.attention import choose_attention, triton_attention
+from ferrum_jax.attention import choose_attention, gpu_attention
 from ferrum_jax.cli.bench_costs import decode_cost
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
@@ -40,7 +40,7 @@ def step_row(sizes: Sizes, params: Any, batch: int, attention: str, plan: Plan) 
     config, pages = sizes.config(), -(-(plan.context + 1) // plan.page)
     kv = KVCacheConfig(batch * pages + 1, plan.page, DataType.BFLOAT16)
     if attention == "triton" and plan.interpret:
-        bind = triton_attention(interpret=True)
+        bind = gpu_attention(interpret=True)
     else:
         bind = choose_attention(attention, device_info(), config, kv)
     order = np.random.default_rng(0).permutation(np.arange(1, batch * pages + 1))

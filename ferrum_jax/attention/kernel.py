@@ -25,6 +25,7 @@ from ferrum_jax.types import (
 BindAttention = Callable[[PagedMeta], Attend]
 OLDEST_GPU = 8.0
 """Compute capability from which GPUs multiply bfloat16 and copy asynchronously."""
+HOPPER = 9.0
 
 
 def choose_attention(
@@ -37,33 +38,32 @@ def choose_attention(
 ) -> BindAttention:
     """The paged attention of an `EngineConfig.attention`, to be bound to each step's layout.
 
-    `auto` is `triton` where device and model allow it, else `xla`.
+    `auto` is `triton` where device and model allow it, else `xla`: `mosaic`, for Hopper GPUs, has
+    not been measured yet.
 
     Raises:
-        UnsupportedError: that implementation does not run on this device or for this model, or
-            does not exist in this version.
+        UnsupportedError: that implementation does not run on this device or for this model.
     """
     plain = partial(paged_attention, by_head=True) if num_devices > 1 else paged_attention
     if name == "xla":
         return plain
-    problem = "it is not built in this version"
-    if name in ("auto", "triton"):
-        divided = "the Triton kernels run on one device" if num_devices > 1 else None
-        problem = divided or _device_problem(device) or _model_problem(config, kv)
+    kernels = "mosaic" if name == "mosaic" else "triton"
+    divided = "the GPU kernels run on one device" if num_devices > 1 else None
+    problem = divided or _device_problem(device, kernels) or _model_problem(config, kv, kernels)
     if problem is None:
-        return triton_attention()
+        return gpu_attention(kernels)
     if name == "auto":
         return plain
     raise UnsupportedError(f"attention={name!r} cannot run here: {problem}; use 'auto' or 'xla'")
 
 
-def triton_attention(*, interpret: bool = False) -> BindAttention:
-    """The Pallas-Triton kernels; `interpret` runs them without a GPU, slowly, as tests do."""
-    return partial(_bind, interpret=interpret)
+def gpu_attention(kernels: str = "triton", *, interpret: bool = False) -> BindAttention:
+    """The Pallas kernels; `interpret` runs them without a GPU, slowly, as tests do."""
+    return partial(_bind, kernels=kernels, interpret=interpret)
 
 
-def _bind(step: PagedMeta, *, interpret: bool) -> Attend:
-    return partial(_attend, step=step, interpret=interpret)
+def _bind(step: PagedMeta, *, kernels: str, interpret: bool) -> Attend:
+    return partial(_attend, step=step, kernels=kernels, interpret=interpret)
 
 
 def _attend(
@@ -75,6 +75,7 @@ def _attend(
     spec: AttentionConfig,
     *,
     step: PagedMeta,
+    kernels: str,
     interpret: bool,
     sinks: Float[Array, " N"] | None = None,
     tap_pattern: Callable[[Array], Array] | None = None,
@@ -104,7 +105,7 @@ def _attend(
         k_scales=cache.k_scales,
         v_scales=cache.v_scales,
         value_dim=spec.value_size if cache.v_pages is None else None,
-        implementation="triton",
+        implementation=kernels,
         interpret=interpret,
     )
     return out, cache
@@ -117,28 +118,43 @@ def _as_numbers(pages: Array) -> Array:
     return jax.lax.bitcast_convert_type(pages, jnp.bfloat16)
 
 
-def _device_problem(device: DeviceInfo) -> str | None:
-    if device.platform != "gpu" or device.compute_capability is None:
-        return f"the Triton kernels are for NVIDIA GPUs, and this is {device.platform}"
-    if device.compute_capability < OLDEST_GPU:
+def _device_problem(device: DeviceInfo, kernels: str) -> str | None:
+    named, capability = f"the {kernels.capitalize()} kernels", device.compute_capability
+    if device.platform != "gpu" or capability is None:
+        return f"{named} are for NVIDIA GPUs, and this is {device.platform}"
+    if kernels == "mosaic" and not HOPPER <= capability < HOPPER + 1:
         return (
-            f"the Triton kernels need compute capability {OLDEST_GPU}, and {device.kind} has "
-            f"{device.compute_capability}"
+            f"{named} are for Hopper GPUs, of compute capability {HOPPER}, and {device.kind} has "
+            f"{capability}"
         )
+    if capability < OLDEST_GPU:
+        return f"{named} need compute capability {OLDEST_GPU}, and {device.kind} has {capability}"
     return None
 
 
-def _model_problem(config: ModelConfig, kv: KVCacheConfig) -> str | None:
+def _model_problem(config: ModelConfig, kv: KVCacheConfig, kernels: str) -> str | None:
     """What the kernels cannot do of the model's layers, the first of it."""
     for index, spec in _attentions(config):
+        problem = None
+        if kernels == "mosaic":
+            problem = pallas_kernels.mosaic_refusal(
+                head_dim=spec.head_dim,
+                value_dim=spec.value_size,
+                group=spec.num_heads // spec.num_kv_heads,
+                page=kv.page_size,
+                page_dtype=kv.dtype.value,
+                q_dtype=kv.dtype.value,
+                latent=isinstance(config.layers[index].attention, MLAConfig),
+                alibi=spec.alibi_slopes is not None,
+            )
         for size in {spec.head_dim, spec.value_size}:
-            problem = pallas_kernels.triton_refusal(
+            problem = problem or pallas_kernels.triton_refusal(
                 head_dim=size,
                 page_dtype=kv.dtype.stored,
                 num_elements=kv.num_pages * kv.page_size * spec.num_kv_heads * size,
             )
-            if problem is not None:
-                return f"layer {index}: {problem}"
+        if problem is not None:
+            return f"layer {index}: {problem}"
     return None
 
 

@@ -81,7 +81,8 @@ class EngineConfig:
     with a scale per output channel, `int4` with one for every 32 inputs (`models/quantized.py`)."""
     attention: str = "auto"
     """What computes attention: `xla`, `triton` (Pallas kernels, NVIDIA GPUs from compute capability
-    8.0 on) or `auto`: triton where the device and the model allow it, else xla."""
+    8.0 on), `mosaic` (for Hopper GPUs; not measured yet) or `auto`: triton where the device and the
+    model allow it, else xla."""
     batch_invariant: bool = False
     """Logprobs and tokens with the same bits whatever shares the batch: every step runs in tiles of
     one fixed shape (`runtime/tiles.py`)."""
@@ -216,12 +217,6 @@ class EngineConfig:
                 f"EngineConfig.decode_steps = {self.decode_steps} does not go with {other}: "
                 "a batch-invariant step is one program for everything, and a draft is verified "
                 "before the next is made; leave one of the two out"
-            )
-        supported = ("auto", "xla", "triton")
-        if self.attention not in supported:
-            raise UnsupportedError(
-                f"EngineConfig.attention = {self.attention!r} is not supported in this "
-                f"version; use {' or '.join(repr(v) for v in supported)}"
             )
 
 

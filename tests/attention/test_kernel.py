@@ -7,7 +7,7 @@ import pytest
 
 import ferrum_jax as fj
 from ferrum_jax.attention import choose_attention, paged_attention
-from ferrum_jax.attention.kernel import triton_attention
+from ferrum_jax.attention.kernel import gpu_attention
 from ferrum_jax.types import (
     AttentionConfig,
     DataType,
@@ -18,6 +18,7 @@ from ferrum_jax.types import (
     MLPConfig,
     ModelConfig,
 )
+from pallas_kernels import checks
 from tests.kernels.triton import needs_triton
 
 CPU = DeviceInfo("cpu", "cpu", 1, None, None)
@@ -42,7 +43,7 @@ def test_a_gpu_runs_the_kernels():
     assert chosen("auto", H200, ATTENTION, None, LATENT) == "triton"
     assert chosen("triton", H200, ATTENTION) == "triton"
     assert chosen("xla", H200, ATTENTION) == "xla"
-    assert triton_attention().keywords == {"interpret": False}
+    assert gpu_attention().keywords == {"kernels": "triton", "interpret": False}
 
 
 def test_a_cpu_runs_xla():
@@ -64,9 +65,10 @@ def test_several_devices_run_xla_head_by_head():
 def test_an_engine_refuses_the_kernels_on_a_cpu():
     if jax.devices()[0].platform != "cpu":
         pytest.skip("there is another device than the CPU")
-    settings = fj.EngineConfig(attention="triton", num_pages=9, max_model_len=64)
-    with pytest.raises(fj.UnsupportedError, match="this is cpu"):
-        fj.LLM.load("demo", engine=settings).generate("The")
+    for attention in ("triton", "mosaic"):
+        settings = fj.EngineConfig(attention=attention, num_pages=9, max_model_len=64)
+        with pytest.raises(fj.UnsupportedError, match="this is cpu"):
+            fj.LLM.load("demo", engine=settings).generate("The")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,25 @@ def test_a_pool_whose_offsets_would_overflow_is_named():
     assert chosen("auto", H200, ATTENTION, kv=replace(kv, dtype=DataType.BFLOAT16)) == "triton"
 
 
-def test_mosaic_says_that_it_is_not_there():
-    with pytest.raises(fj.UnsupportedError, match="'mosaic' cannot run here: it is not built"):
-        chosen("mosaic", H200, ATTENTION)
+def test_mosaic_says_what_it_cannot_do(monkeypatch):
+    monkeypatch.setattr(checks, "mosaic_problem", lambda: None)
+    monkeypatch.setattr(checks, "has_triton", lambda: True)
+
+    def refused(says, *attentions, device=H200, kv=KV):
+        with pytest.raises(fj.UnsupportedError, match=f"'mosaic' cannot run here: .*{says}"):
+            chosen("mosaic", device, *attentions, kv=kv)
+
+    bind = choose_attention("mosaic", H200, model(ATTENTION, None), KV)
+    assert bind.keywords == {"kernels": "mosaic", "interpret": False}
+    refused("Mosaic kernels are for NVIDIA GPUs, and this is cpu", ATTENTION, device=CPU)
+    a100 = replace(H200, kind="NVIDIA A100", compute_capability=8.0)
+    refused(r"for Hopper GPUs, of compute capability 9\.0, and NVIDIA A100 has 8\.0", device=a100)
+    refused("layer 1: the Mosaic kernels do not do latent attention", ATTENTION, LATENT)
+    refused("do not do ALiBi", replace(ATTENTION, alibi_slopes=(0.5,) * 4))
+    refused("not 24", replace(ATTENTION, head_dim=24))
+    refused("up to 256 elements, not 512", replace(ATTENTION, head_dim=512))
+    refused("not 65", replace(ATTENTION, num_heads=65, num_kv_heads=1))
+    refused("pages of 8, 16, 32, ... tokens, not 24", ATTENTION, kv=replace(KV, page_size=24))
+    refused("not int8 over int8", ATTENTION, kv=replace(KV, dtype=DataType.INT8))
+    monkeypatch.setattr(checks, "mosaic_problem", lambda: "need the package absl-py")
+    refused("need the package absl-py", ATTENTION)

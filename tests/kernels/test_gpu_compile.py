@@ -64,6 +64,7 @@ class Call(NamedTuple):
     extras: tuple[str, ...] = ()
     tokens: int = 512
     rows: int = 16
+    implementation: str = "triton"
 
     def compile(self, target: Target, name: str = "call") -> Any:
         """The program, called by a name; its pages are never made."""
@@ -85,7 +86,11 @@ class Call(NamedTuple):
         arrays |= {name: shape((N,), F32) for name in self.extras}
         options = dict(self.options) | ({"value_dim": V} if self.in_keys else {})
         attend = partial(
-            paged_attention, scale=0.1, implementation="triton", return_lse=True, **options
+            paged_attention,
+            scale=0.1,
+            implementation=self.implementation,
+            return_lse=True,
+            **options,
         )
 
         def call(arrays: dict[str, Any]) -> Any:
@@ -187,7 +192,13 @@ MODELS = {
 H200 = DeviceInfo("gpu", "NVIDIA H200", 1, None, None, 9.0)
 
 
-def step_of(model: str, shape: StepShape, kv_dtype: DataType, step: Any = run_step) -> tuple:
+def step_of(
+    model: str,
+    shape: StepShape,
+    kv_dtype: DataType,
+    step: Any = run_step,
+    attention: str = "triton",
+) -> tuple:
     """A jitted step's function and its arguments, none of which is made."""
     layers = tuple(LayerSpec(attention, MLPConfig(2048)) for attention in MODELS[model])
     config = ModelConfig("llama", 32_000, 1024, layers, 8192, tie_embeddings=True)
@@ -206,7 +217,7 @@ def step_of(model: str, shape: StepShape, kv_dtype: DataType, step: Any = run_st
         samples=struct((R,), bool),
         block_tables=struct((R, 128), jnp.int32),
     )
-    bind = choose_attention("triton", H200, config, kv)
+    bind = choose_attention(attention, H200, config, kv)
     function = partial(step, config=config, shape=shape, bind=bind)
     return function, (params, cache, batch, sampling, Taps())
 

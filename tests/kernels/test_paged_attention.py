@@ -183,11 +183,6 @@ def test_arguments_that_do_not_fit_are_named(changes, message):
         paged_attention(**arguments(**changes))
 
 
-def test_mosaic_says_that_it_is_not_there():
-    with pytest.raises(NotImplementedError, match="'mosaic' is not built in this version"):
-        paged_attention(**arguments(implementation="mosaic"))
-
-
 @needs_triton
 def test_a_head_that_is_too_large_is_named():
     large = jnp.zeros((11, 8, 2, 640))

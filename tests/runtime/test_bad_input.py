@@ -237,7 +237,7 @@ def test_a_step_broken_off_after_its_cache_was_donated(llm, monkeypatch, failure
         ({"client_weights": {"a": 0}}, fj.ConfigError, "client_weights.*above 0"),
         ({"client_weights": "abc"}, fj.ConfigError, "client_weights"),
         ({"kv_dtype": "int3"}, fj.ConfigError, "int3"),
-        ({"attention": "mosaic"}, fj.UnsupportedError, "attention"),
+        ({"attention": "cudnn"}, fj.ConfigError, "auto, xla, triton, mosaic"),
         ({"speculative": 3}, fj.ConfigError, "speculative"),
         ({"speculative": ""}, fj.ConfigError, "draft"),
         ({"quantization": "int3"}, fj.ConfigError, "quantization"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ferrum_jax as fj
-from ferrum_jax.attention import triton_attention
+from ferrum_jax.attention import gpu_attention
 from ferrum_jax.models import init_params
 from ferrum_jax.runtime import executor
 from ferrum_jax.types import (
@@ -50,7 +50,7 @@ def run(monkeypatch, name: str, *, triton: bool, dtype: str = "float32", **setti
     layers = tuple(LayerSpec(attention, MLPConfig(48)) for attention in MODELS[name])
     config = ModelConfig("llama", 100, 32, layers, 64)
     if triton:
-        bind = triton_attention(interpret=True)
+        bind = gpu_attention(interpret=True)
         monkeypatch.setattr(executor, "choose_attention", lambda *_, **__: bind)
     engine = replace(ENGINE, **settings)
     with fj.LLM(config, init_params(config, seed=3, dtype=dtype), None, engine=engine) as llm:

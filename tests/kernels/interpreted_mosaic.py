@@ -1,0 +1,128 @@
+"""The Mosaic kernels in the interpreter, their races looked for; `test_mosaic.py` runs this file.
+
+Each warpgroup is a program that waits for others in callbacks, on a thread of XLA's pool: the pool
+must have more threads than a machine of few cores gives it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import Tuning, paged_attention, paged_attention_reference
+from tests.kernels.cases import SCALE, make_case, oracle
+from tests.kernels.test_paged_attention import EDGES, MIXED, assert_close
+from tests.kernels.triton import allow_deprecated
+
+pytestmark = allow_deprecated
+BF16, F16 = jnp.bfloat16, jnp.float16
+SMALL_SPLITS = Tuning(split_keys=64, num_stages=2)
+CASES = {
+    "gqa": {"heads": (8, 2, 64), "rows": EDGES},
+    "mha, head 80, page 8": {"heads": (2, 2, 80), "rows": EDGES, "page": 8},
+    "mqa, head 96, f16": {"heads": (20, 1, 96), "rows": EDGES[4:], "dtype": F16},
+    "head 128, page 64": {"heads": (4, 1, 128), "rows": EDGES, "page": 64},
+    "head 192, values of 128, page 128": {
+        "heads": (2, 1, 192),
+        "rows": ((1, 150), (1, 7)),
+        "value_dim": 128,
+        "page": 128,
+    },
+    "head 256": {"heads": (2, 1, 256), "rows": ((1, 150), (1, 7)), "page": 32},
+    "values of 64, keys of 128": {"heads": (2, 1, 128), "rows": EDGES[:5], "value_dim": 64},
+    "as many heads as rows": {"heads": (64, 1, 16), "rows": ((1, 70),)},
+    "window": {"heads": (4, 2, 16), "rows": EDGES, "window": 9, "page": 8},
+    "a window over splits": {"heads": (4, 2, 16), "rows": ((1, 400), (1, 300)), "window": 130},
+    "chunk": {"heads": (4, 2, 16), "rows": EDGES, "chunk": 16, "page": 8},
+    "soft cap and sinks": {"heads": (6, 2, 16), "rows": EDGES, "soft_cap": 1.5, "sinks": True},
+    "rows without a query": {"heads": (2, 1, 16), "rows": ((1, 9), (0, 0), (1, 1), (0, 20))},
+    "more blocks than the ring": {"heads": (2, 1, 16), "rows": ((1, 800), (1, 70))},
+    "beside runs": {"heads": (4, 2, 64), "rows": MIXED, "padding": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_races():
+    """Two accesses to the same memory that no barrier orders fail the test."""
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+
+    gpu_callbacks.reset_gpu_interpret_mode_state()
+    yield
+    if gpu_callbacks._races is not None:
+        assert not gpu_callbacks.get_races().races_found
+
+
+def attend(case, **options):
+    tuning = options.pop("tuning", SMALL_SPLITS)
+    return case.run(
+        partial(paged_attention, **options),
+        implementation="mosaic",
+        return_lse=True,
+        interpret=True,
+        tuning=tuning,
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_matches_fp64(name):
+    case = make_case(**{"dtype": BF16} | CASES[name])
+    tuning = Tuning(split_keys=1024) if name == "more blocks than the ring" else SMALL_SPLITS
+    assert_close(attend(case, tuning=tuning), oracle(case), case)
+
+
+def test_the_sizes_that_are_chosen_match_fp64():
+    case = make_case(heads=(4, 2, 64), rows=((1, 600), (1, 530)), dtype=BF16, page=64)
+    assert_close(attend(case, tuning=None), oracle(case), case)
+
+
+def test_a_token_has_its_own_bits():
+    """Alone, among others, elsewhere, under a wider table: the same bits."""
+    case = make_case(heads=(4, 2, 16), rows=((1, 40), (1, 7), (1, 200)), page=8, dtype=BF16)
+    q, k_pages, v_pages, tables, contexts, starts = case.arrays
+
+    def run(index, tables):
+        count = len(index)
+        arrays = (q[index], k_pages, v_pages, tables[index], contexts[index], starts[: count + 1])
+        options = {"interpret": True, "return_lse": True, "tuning": SMALL_SPLITS}
+        return paged_attention(*arrays, scale=SCALE, implementation="mosaic", **options)
+
+    together = run(np.array([0, 1, 2]), tables)
+    turned = run(np.array([2, 0, 1]), tables)
+    wider = jnp.pad(tables, ((0, 0), (0, 30)), constant_values=10**9)
+    for ours, moved in zip(together, turned, strict=True):
+        np.testing.assert_array_equal(ours, moved[np.array([1, 2, 0])])
+    for index in range(3):
+        for ours, own in zip(together, run(np.array([index]), wider), strict=True):
+            np.testing.assert_array_equal(ours[index], own[0])
+
+
+def test_gradients_are_those_of_the_reference():
+    case = make_case(heads=(4, 2, 16), rows=((1, 9), (1, 17)), page=8, dtype=BF16)
+    q, k_pages, *rest = case.arrays
+    k_pages, v_pages = jnp.nan_to_num(k_pages), jnp.nan_to_num(rest[0])
+
+    def loss(attend, **options):
+        def of(q, k_pages):
+            out = attend(q, k_pages, v_pages, *rest[1:], scale=SCALE, **options)
+            return jnp.sum(jnp.sin(out.astype(jnp.float32)))
+
+        return jax.grad(of, argnums=(0, 1))(q, k_pages)
+
+    ours = loss(paged_attention, implementation="mosaic", interpret=True)
+    for mine, wanted in zip(ours, loss(paged_attention_reference), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(mine, float), np.asarray(wanted, float), rtol=0, atol=0.03
+        )
+
+
+def test_what_it_cannot_do_is_named():
+    case = make_case(heads=(2, 1, 16), rows=((1, 9),))
+    with pytest.raises(NotImplementedError, match=r"both bfloat16 .* not float32 over float32"):
+        attend(case)
+    latent = make_case(heads=(2, 1, 32), rows=((1, 9),), dtype=BF16, value_dim=16, in_keys=True)
+    with pytest.raises(NotImplementedError, match="do not do latent attention; use implem"):
+        attend(latent)
