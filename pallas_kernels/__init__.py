@@ -6,9 +6,9 @@ keys and values. It has three implementations:
 - `triton`: two Pallas-Triton kernels, `prefill.py` for runs of tokens and `decode.py` for single
   ones (split KV, merged in fp32 in a fixed order). Both share `online.py`, the online softmax.
   From jax 0.10 on; jax has deprecated Pallas-Triton since 0.11.
-- `mosaic`: for Hopper GPUs; single tokens by a Pallas-Mosaic kernel (`mosaic_decode.py`: TMA,
-  wgmma, one warpgroup that copies and one that multiplies), longer runs by Triton's. From jax 0.11
-  on. 16-bit pages, heads of multiples of 16 up to 256; no latent attention, no ALiBi.
+- `mosaic`: two Pallas-Mosaic kernels for Hopper GPUs, `mosaic_prefill.py` and `mosaic_decode.py`,
+  over `mosaic_online.py`: TMA, wgmma, one warpgroup that copies and others that multiply. From jax
+  0.11 on. 16-bit pages, heads of multiples of 16 up to 256; no latent attention, no ALiBi.
 - `xla`: `reference.py`, plain jnp, for every backend and every jax.
 
 Gradients run through the kernels' results and are computed by XLA (`backward.py`).
@@ -19,7 +19,7 @@ What was checked, and what was not:
   options, gradients, bitwise batch independence; and whole engine steps.
 - Compiled for an H200, an A100 and an RTX 4090 without one (jax 0.11.2), whole steps among them:
   shared memory suffices, no cache is copied; for the H200 no registers spill (but 8 bytes in one
-  shape of Triton's, ptxas 13.5). Mosaic for the H200 only.
+  shape of Triton's, and 348 in Mosaic's prefill with heads of 256; ptxas 13.5). Mosaic for the H200 only.
 - Never run on a GPU: neither its results nor its speed there are known.
 """
 

@@ -91,6 +91,8 @@ def mosaic_refusal(
         )
     elif bad := [size for size in (head_dim, value_dim) if size % 16 or size > MOSAIC_HEAD]:
         problem = f"take heads of multiples of 16 up to {MOSAIC_HEAD} elements, not {bad[0]}"
+    elif value_dim > head_dim:
+        problem = f"take values that are no longer than their keys, not {value_dim} for {head_dim}"
     elif page < 8 or page & (page - 1):
         problem = f"take pages of 8, 16, 32, ... tokens, not {page}"
     elif group > MOSAIC_GROUP:

@@ -85,9 +85,9 @@ def paged_attention(
         k_scales, v_scales: float32 `[P, page, K]`; what quantised elements are multiplied by.
         return_lse: also give the log-sum-exp of all scores and the sink, `[T, N]` float32; -inf
             for tokens of no row.
-        implementation: `triton`; `mosaic`, for Hopper GPUs: its kernel for single tokens, and
-            Triton's for longer runs; `xla` (`paged_attention_reference`); `auto`: triton where the
-            program is compiled for CUDA and the kernels can do it, and else xla.
+        implementation: `triton`; `mosaic`, for Hopper GPUs; `xla` (`paged_attention_reference`);
+            `auto`: triton where the program is compiled for CUDA and the kernels can do it, and
+            else xla.
         interpret: run the kernels without a GPU, in jax's interpreter.
         tuning: sizes of the kernels' tiles; None chooses them.
 
@@ -186,18 +186,14 @@ def _attend_kernels(
         rows=jnp.arange(R, dtype=jnp.int32),
         positions=jnp.where(alone, context_lens - 1, -1),
     )
-    out = prefill(
-        q,
-        pool,
-        query_starts,
-        context_lens,
-        *rest,
-        out,
-        rules,
-        tuning,
-        at_least=2,
-        interpret=interpret,
-    )
+    runs = (query_starts, context_lens)
+    options = {"at_least": 2, "interpret": interpret}
+    if hopper:
+        from pallas_kernels.mosaic_prefill import mosaic_prefill
+
+        out = mosaic_prefill(q, pool, *runs, sinks, out, rules, tuning, **options)
+    else:
+        out = prefill(q, pool, *runs, *rest, out, rules, tuning, **options)
     return decoded(singles, out)
 
 

@@ -125,12 +125,14 @@ MOSAIC_BYTES = 220_000
 MAX_STAGES = 4
 
 
-def mosaic_sizes(q: Any, pool: Pool, rules: Rules, tuning: Tuning) -> MosaicSizes:
-    """Sizes for single tokens on a Hopper GPU; they do not depend on how many there are."""
+def mosaic_sizes(
+    q: Any, pool: Pool, rules: Rules, tuning: Tuning, *, compute: int = 1
+) -> MosaicSizes:
+    """Sizes on a Hopper GPU, for programs of `compute` warpgroups that multiply."""
     H, V = q.shape[2], rules.value_dim
     keys = pool.tables.shape[1] * pool.k.shape[1]
     split = tuning.split_keys or max(SPLIT_KEYS, power_of_two(-(-keys // MAX_SPLITS)))
-    fixed = 2 * MOSAIC_ROWS * (H + MOSAIC_BLOCK)
+    fixed = 2 * compute * MOSAIC_ROWS * (H + MOSAIC_BLOCK)
     fit = (MOSAIC_BYTES - fixed) // (2 * MOSAIC_BLOCK * (H + V))
     return MosaicSizes(
         block=MOSAIC_BLOCK,

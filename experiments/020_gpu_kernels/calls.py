@@ -91,9 +91,7 @@ def timed_call(
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """`step(q, given)`, which gives something of q's shape, and what is given; q among it."""
     queries = work.queries if isinstance(work, Prefill) else 1
-    decodes = isinstance(work, Decode)
-    kv_dtype = work.kv_dtype if decodes else "bfloat16"
-    implementation = work.implementation if decodes else "triton"
+    kv_dtype = work.kv_dtype if isinstance(work, Decode) else "bfloat16"
     rows = ((queries, work.context),) * work.batch
     given = arrays_of(work.shape, rows, work.page, "bfloat16", kv_dtype)
     options = options_of(work.shape)
@@ -104,7 +102,7 @@ def timed_call(
             q,
             **given,
             **options,
-            implementation=implementation,
+            implementation=work.implementation,
             interpret=plan.interpret,
             tuning=Tuning(**tuning),
         )

@@ -98,6 +98,7 @@ class Prefill:
     queries: int
     context: int
     page: int = 16
+    implementation: str = "triton"
 
 
 BARS = (
@@ -108,11 +109,14 @@ BARS = (
     Decode(LLAMA, 64, 4096),
 )
 """What the goals name: 0.85 of the copy bandwidth (0.75 quantised), 0.65 of the matmul rate."""
-MOSAIC = tuple(
-    Decode(LLAMA, batch, context, implementation="mosaic")
-    for batch, context in ((16, 4096), (64, 4096), (1, 32_768), (256, 1024))
+MOSAIC = (
+    *(
+        Decode(LLAMA, batch, context, implementation="mosaic")
+        for batch, context in ((16, 4096), (64, 4096), (1, 32_768), (256, 1024))
+    ),
+    Prefill(LLAMA, 1, 8192, 8192, implementation="mosaic"),
 )
-"""Some of them by the kernel for Hopper GPUs."""
+"""Some of them by the kernels for Hopper GPUs."""
 GRID = tuple(
     Decode(LLAMA, batch, context)
     for context in (1024, 32_768, 128, 131_072, 4096)

@@ -6,6 +6,7 @@ COLOURS = {
     ("decode", "triton"): "#1f4e8c",
     ("decode", "mosaic"): "#2e8b57",
     ("prefill", "triton"): "#c0504d",
+    ("prefill", "mosaic"): "#e69138",
 }
 
 

@@ -117,14 +117,11 @@ def timed_row(
 
 def peer_rows(work: Decode | Prefill, plan: Plan, left: float) -> Iterator[dict[str, Any]]:
     """What others take for the same work, where they can do it: contiguous, whole, in bf16."""
-    alike = isinstance(work, Prefill) or (work.kv_dtype, work.implementation) == (
-        "bfloat16",
-        "triton",
-    )
+    alike = isinstance(work, Prefill) or work.kv_dtype == "bfloat16"
     whole = isinstance(work, Decode) or work.queries == work.context
     if not (alike and whole) or work.shape.value_dim is not None or work.page != 16:
         return
-    if kv_bytes(work) > plan.memory_bytes:
+    if kv_bytes(work) > plan.memory_bytes or work.implementation != "triton":
         return
     peers = list(jax_peers(work, plan))
     if not plan.interpret:

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 from pallas_kernels import Tuning, paged_attention, paged_attention_reference
+from pallas_kernels.mosaic_prefill import mosaic_prefill
+from pallas_kernels.online import Pool
+from pallas_kernels.rules import Rules
 from tests.kernels.cases import SCALE, make_case, oracle
 from tests.kernels.test_paged_attention import EDGES, MIXED, assert_close
 from tests.kernels.triton import allow_deprecated
@@ -42,6 +45,21 @@ CASES = {
     "rows without a query": {"heads": (2, 1, 16), "rows": ((1, 9), (0, 0), (1, 1), (0, 20))},
     "more blocks than the ring": {"heads": (2, 1, 16), "rows": ((1, 800), (1, 70))},
     "beside runs": {"heads": (4, 2, 64), "rows": MIXED, "padding": 2},
+}
+RUNS = ((40, 40), (1, 17), (0, 0), (70, 150), (3, 66))
+"""Rows that are all run as prefill: some of several tiles, and one of a single token."""
+PREFILLS = {
+    "gqa": {"heads": (4, 2, 64), "padding": 3},
+    "three heads to one, head 80, page 8": {"heads": (6, 2, 80), "page": 8},
+    "head 96, f16": {"heads": (4, 1, 96), "dtype": F16},
+    "head 192, values of 128, page 64": {"heads": (2, 1, 192), "value_dim": 128, "page": 64},
+    "head 256, page 32": {"heads": (2, 1, 256), "page": 32, "rows": ((40, 70), (3, 3))},
+    "mha": {"heads": (2, 2, 16)},
+    "64 heads to one": {"heads": (64, 1, 16), "rows": ((5, 70), (2, 2))},
+    "window": {"heads": (4, 2, 16), "window": 9, "page": 8},
+    "a window over blocks": {"heads": (2, 1, 16), "window": 100},
+    "chunk": {"heads": (14, 2, 16), "chunk": 16},
+    "soft cap and sinks": {"heads": (4, 2, 16), "soft_cap": 1.5, "sinks": True},
 }
 
 
@@ -72,6 +90,33 @@ def test_the_kernel_matches_fp64(name):
     case = make_case(**{"dtype": BF16} | CASES[name])
     tuning = Tuning(split_keys=1024) if name == "more blocks than the ring" else SMALL_SPLITS
     assert_close(attend(case, tuning=tuning), oracle(case), case)
+
+
+@pytest.mark.parametrize("name", PREFILLS)
+def test_runs_match_fp64(name):
+    """By itself, as the races that are found are those of the last kernel."""
+    case = make_case(**{"dtype": BF16, "rows": RUNS} | PREFILLS[name])
+    q, k_pages, v_pages, tables, contexts, starts = case.arrays
+    sinks, options = case.options.get("sinks"), {**case.options, "scale": SCALE}
+    names = ("scale", "window", "chunk", "soft_cap")
+    rules = Rules(
+        **{name: options[name] for name in names if name in options},
+        value_dim=v_pages.shape[-1],
+    )
+    shape = (*q.shape[:2], v_pages.shape[-1])
+    got = mosaic_prefill(
+        q,
+        Pool(k_pages, v_pages, None, None, tables),
+        starts,
+        contexts,
+        sinks,
+        (jnp.zeros(shape, q.dtype), jnp.full(q.shape[:2], -jnp.inf)),
+        rules,
+        Tuning(num_stages=2),
+        at_least=1,
+        interpret=True,
+    )
+    assert_close(got, oracle(case), case)
 
 
 def test_the_sizes_that_are_chosen_match_fp64():
