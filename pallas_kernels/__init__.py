@@ -19,7 +19,8 @@ What was checked, and what was not:
   options, gradients, bitwise batch independence; and whole engine steps.
 - Compiled for an H200, an A100 and an RTX 4090 without one (jax 0.11.2), whole steps among them:
   shared memory suffices, no cache is copied; for the H200 no registers spill (but 8 bytes in one
-  shape of Triton's, and 348 in Mosaic's prefill with heads of 256; ptxas 13.5). Mosaic for the H200 only.
+  shape of Triton's, and 348 in Mosaic's prefill with heads of 256; ptxas 13.5). Mosaic for the
+  H200 only.
 - Never run on a GPU: neither its results nor its speed there are known.
 """
 
