@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,9 @@ def run(capsys):
 @pytest.fixture(scope="session")
 def start():
     """Start the command in a process of its own."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in its background so, and children inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def call(*argv: object, python: tuple[str, ...] = (), **options) -> subprocess.Popen:
         command = [sys.executable, *(python or ("-m", "ferrum_jax.cli")), *map(str, argv)]
