@@ -20,6 +20,7 @@ from pallas_kernels.rules import Rules
 from tests.kernels.cases import SCALE, make_case, oracle
 from tests.kernels.test_paged_attention import EDGES, MIXED, assert_close
 from tests.kernels.triton import allow_deprecated
+from tests.runtime.test_triton_step import chosen_logprobs, run
 
 pytestmark = allow_deprecated
 BF16, F16 = jnp.bfloat16, jnp.float16
@@ -129,19 +130,19 @@ def test_a_token_has_its_own_bits():
     case = make_case(heads=(4, 2, 16), rows=((1, 40), (1, 7), (1, 200)), page=8, dtype=BF16)
     q, k_pages, v_pages, tables, contexts, starts = case.arrays
 
-    def run(index, tables):
+    def attended(index, tables):
         count = len(index)
         arrays = (q[index], k_pages, v_pages, tables[index], contexts[index], starts[: count + 1])
         options = {"interpret": True, "return_lse": True, "tuning": SMALL_SPLITS}
         return paged_attention(*arrays, scale=SCALE, implementation="mosaic", **options)
 
-    together = run(np.array([0, 1, 2]), tables)
-    turned = run(np.array([2, 0, 1]), tables)
+    together = attended(np.array([0, 1, 2]), tables)
+    turned = attended(np.array([2, 0, 1]), tables)
     wider = jnp.pad(tables, ((0, 0), (0, 30)), constant_values=10**9)
     for ours, moved in zip(together, turned, strict=True):
         np.testing.assert_array_equal(ours, moved[np.array([1, 2, 0])])
     for index in range(3):
-        for ours, own in zip(together, run(np.array([index]), wider), strict=True):
+        for ours, own in zip(together, attended(np.array([index]), wider), strict=True):
             np.testing.assert_array_equal(ours[index], own[0])
 
 
@@ -162,6 +163,15 @@ def test_gradients_are_those_of_the_reference():
         np.testing.assert_allclose(
             np.asarray(mine, float), np.asarray(wanted, float), rtol=0, atol=0.03
         )
+
+
+def test_an_engine_gives_the_tokens_and_logprobs_of_xla(monkeypatch):
+    settings = {"dtype": "bfloat16", "page_size": 8}
+    ours = run(monkeypatch, "windowed", kernels="mosaic", **settings)
+    plain = run(monkeypatch, "windowed", kernels=None, **settings)
+    for mine, wanted in zip(ours, plain, strict=True):
+        assert mine.token_ids == wanted.token_ids
+        np.testing.assert_allclose(chosen_logprobs(mine), chosen_logprobs(wanted), atol=0.05)
 
 
 def test_what_it_cannot_do_is_named():

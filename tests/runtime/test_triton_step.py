@@ -45,12 +45,12 @@ PARAMS = [
 ]
 
 
-def run(monkeypatch, name: str, *, triton: bool, dtype: str = "float32", **settings):
+def run(monkeypatch, name: str, *, kernels: str | None, dtype: str = "float32", **settings):
     """Greedy continuations of prompts that meet in steps of prefill, decode and both."""
     layers = tuple(LayerSpec(attention, MLPConfig(48)) for attention in MODELS[name])
     config = ModelConfig("llama", 100, 32, layers, 64)
-    if triton:
-        bind = gpu_attention(interpret=True)
+    if kernels is not None:
+        bind = gpu_attention(kernels, interpret=True)
         monkeypatch.setattr(executor, "choose_attention", lambda *_, **__: bind)
     engine = replace(ENGINE, **settings)
     with fj.LLM(config, init_params(config, seed=3, dtype=dtype), None, engine=engine) as llm:
@@ -77,8 +77,8 @@ def chosen_logprobs(completion) -> list[float]:
     ids=lambda x: x if isinstance(x, str) else None,
 )
 def test_tokens_and_logprobs_are_those_of_xla(monkeypatch, name, settings, tolerance):
-    ours = run(monkeypatch, name, triton=True, **settings)
-    theirs = run(monkeypatch, name, triton=False, **settings)
+    ours = run(monkeypatch, name, kernels="triton", **settings)
+    theirs = run(monkeypatch, name, kernels=None, **settings)
     for a, b in zip(ours, theirs, strict=True):
         # The first tokens follow the same prompts, whatever rounding makes of the later ones.
         count = len(a.token_ids) if tolerance < 1e-3 else 1
@@ -89,7 +89,7 @@ def test_tokens_and_logprobs_are_those_of_xla(monkeypatch, name, settings, toler
 
 def test_batch_invariant_steps_have_the_same_bits(monkeypatch):
     """Whatever shares the batch."""
-    settings = {"triton": True, "batch_invariant": True}
+    settings = {"kernels": "triton", "batch_invariant": True}
     together = run(monkeypatch, "windowed", **settings)
     apart = run(monkeypatch, "windowed", max_num_seqs=1, **settings)
     for a, b in zip(together, apart, strict=True):
