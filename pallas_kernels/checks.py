@@ -77,10 +77,8 @@ def mosaic_refusal(
         group: query heads of a kv head.
         latent: a value is the beginning of its key.
     """
-    problem = mosaic_problem()
-    if problem is not None:
-        pass
-    elif latent:
+    problem = None
+    if latent:
         problem = "do not do latent attention"
     elif alibi:
         problem = "do not do ALiBi"
@@ -97,9 +95,8 @@ def mosaic_refusal(
         problem = f"take pages of 8, 16, 32, ... tokens, not {page}"
     elif group > MOSAIC_GROUP:
         problem = f"take up to {MOSAIC_GROUP} query heads for a kv head, not {group}"
-    else:
-        return None
-    return f"the Mosaic kernels {problem}; use implementation 'triton' or 'xla'"
+    problem = mosaic_problem() or problem
+    return problem and f"the Mosaic kernels {problem}; use implementation 'triton' or 'xla'"
 
 
 def refusal(
@@ -114,7 +111,7 @@ def refusal(
     if implementation == "xla":
         return None
     if implementation == "mosaic":
-        problem = mosaic_refusal(
+        return mosaic_refusal(
             head_dim=q.shape[2],
             value_dim=rules.value_dim,
             group=q.shape[1] // pool.k.shape[2],
@@ -124,8 +121,6 @@ def refusal(
             latent=pool.v is None,
             alibi=slopes is not None,
         )
-        if problem is not None:
-            return problem
     arrays = [pool.k] if pool.v is None else [pool.k, pool.v]
     for pages in arrays:
         problem = triton_refusal(

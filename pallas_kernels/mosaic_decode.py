@@ -24,14 +24,13 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.decode import Singles
 from pallas_kernels.mosaic_online import (
-    ROWS,
     TILE_ROWS,
     Plan,
     Ring,
     Span,
     copy_blocks,
     empty,
-    interpreted,
+    kernel_of,
     matrix,
     plgpu,
     ring_types,
@@ -40,7 +39,7 @@ from pallas_kernels.mosaic_online import (
 )
 from pallas_kernels.online import LOG2_E, MASKED, Pool
 from pallas_kernels.rules import Rules, first_key
-from pallas_kernels.tuning import Tuning, mosaic_sizes
+from pallas_kernels.tuning import MOSAIC_ROWS, Tuning, mosaic_sizes
 
 COMPUTE, MEMORY = 0, 1
 """The two warpgroups."""
@@ -60,38 +59,35 @@ def mosaic_decode(
     """`out` (`[T, N, V]` and log-sum-exp `[T, N]`) with the results of the tokens written in."""
     assert pool.v is not None
     (_, N, H), (_, page, K, V), X = q.shape, pool.v.shape, singles.tokens.shape[0]
-    sizes = mosaic_sizes(q, pool, rules, tuning)
+    G, sizes = N // K, mosaic_sizes(q, pool, rules, tuning)
     S = pl.cdiv(pool.tables.shape[1] * page, sizes.split_keys)
-    Q = -(-(N // K) // TILE_ROWS) * TILE_ROWS
-    plan = Plan(rules, sizes, page, q.dtype, group=N // K, compute=1)
-    q_XKQH = q[singles.tokens].reshape(X, K, N // K, H)
-    q_XKQH = jnp.pad(q_XKQH, ((0, 0), (0, 0), (0, Q - N // K), (0, 0)))
+    Q = -(-G // TILE_ROWS) * TILE_ROWS
+    plan = Plan(rules, sizes, page, q.dtype, group=G, compute=1)
+    q_XKQH = q[singles.tokens].reshape(X, K, G, H)
+    q_XKQH = jnp.pad(q_XKQH, ((0, 0), (0, 0), (0, Q - G), (0, 0)))
     blocks, barriers = ring_types(plan, H)
-    kernel = plgpu.kernel(
-        partial(_attend_split, plan),
-        out_type=(
+    kernel = kernel_of(
+        _attend_split,
+        plan,
+        {"split": S, "kv_head": K, "token": X},
+        (
             jax.ShapeDtypeStruct((X, S, K, Q, V), jnp.float32),
             jax.ShapeDtypeStruct((X, S, K, Q), jnp.float32),
         ),
-        scratch_types=[
-            matrix((ROWS, H), H, q.dtype),
+        [
+            matrix((MOSAIC_ROWS, H), H, q.dtype),
             # The results take the ring's place when all of it is used up.
-            plgpu.RefUnion(blocks, plgpu.SMEM((ROWS, V), jnp.float32)),
-            matrix((ROWS, sizes.block), V, q.dtype),
-            plgpu.SMEM((ROWS,), jnp.float32),
+            plgpu.RefUnion(blocks, plgpu.SMEM((MOSAIC_ROWS, V), jnp.float32)),
+            matrix((MOSAIC_ROWS, sizes.block), V, q.dtype),
+            plgpu.SMEM((MOSAIC_ROWS,), jnp.float32),
             plgpu.Barrier(),
             *barriers,
         ],
-        grid=(S, K, X),
-        grid_names=("split", "kv_head", "token"),
-        num_threads=2,
-        thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
-        interpret=interpreted(interpret),
+        interpret=interpret,
     )
     arrays = (singles.rows, singles.positions, pool.tables)
     parts, parts_lse = kernel(q_XKQH, pool.k, pool.v, *arrays)
-    merged = _merge(parts[..., : N // K, :], parts_lse[..., : N // K], singles, sinks, plan)
+    merged = _merge(parts[..., :G, :], parts_lse[..., :G], singles, sinks, plan)
     at = jnp.where(singles.positions >= 0, singles.tokens, q.shape[0])
 
     def written(before: jax.Array, x: jax.Array) -> jax.Array:

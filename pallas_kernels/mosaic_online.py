@@ -10,6 +10,7 @@ Dimension key: M queries of a warpgroup, C keys of a block, H head, V value head
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +21,10 @@ from jax.experimental.pallas import mosaic_gpu
 
 from pallas_kernels.online import LOG2_E, MASKED, Pool, div, rem
 from pallas_kernels.rules import Rules
-from pallas_kernels.tuning import MosaicSizes
+from pallas_kernels.tuning import MOSAIC_ROWS, MosaicSizes
 
 plgpu: Any = mosaic_gpu
 """Its names and signatures differ from jax to jax."""
-ROWS = 64
-"""Queries of a warpgroup: rows that one wgmma takes."""
 LANES, MANY_LANES = 128, 64
 """Elements of a value that one product takes, and for values of more than the first: all lanes are
 in registers, and so is what a product adds to some of them."""
@@ -103,14 +102,9 @@ def matrix(shape: tuple[int, ...], width: int, dtype: Any) -> Any:
 
     Both operands of a product need the same one.
     """
-    swizzle = swizzle_of(width)
+    swizzle = next(size for size in SWIZZLES if width * 2 % size == 0)
     tiling = plgpu.TilingTransform((TILE_ROWS, swizzle // 2))
     return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(swizzle)))
-
-
-def swizzle_of(width: int) -> int:
-    """The widest swizzle that rows of so many 16-bit elements take, in bytes."""
-    return next(size for size in SWIZZLES if width * 2 % size == 0)
 
 
 def ring_types(plan: Plan, head_dim: int) -> tuple[list[Any], list[Any]]:
@@ -124,9 +118,27 @@ def ring_types(plan: Plan, head_dim: int) -> tuple[list[Any], list[Any]]:
     ]
 
 
-def interpreted(interpret: bool) -> Any:
-    """What `plgpu.kernel` takes for `interpret`."""
-    return plgpu.InterpretGPUParams(detect_races=True) if interpret else None
+def kernel_of(
+    body: Callable[..., None],
+    plan: Plan,
+    grid: dict[str, int],
+    results: tuple[jax.ShapeDtypeStruct, ...],
+    scratch: list[Any],
+    *,
+    interpret: bool,
+) -> Callable[..., Any]:
+    """A kernel whose programs have the plan's warpgroups; the interpreter looks for races."""
+    return plgpu.kernel(
+        partial(body, plan),
+        out_type=results,
+        scratch_types=scratch,
+        grid=tuple(grid.values()),
+        grid_names=tuple(grid),
+        num_threads=plan.compute + 1,
+        thread_name="warpgroup",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
+    )
 
 
 def copy_blocks(plan: Plan, span: Span, pool: Pool, row: Any, kv_head: Any, ring: Ring) -> None:
@@ -165,9 +177,9 @@ def copy_blocks(plan: Plan, span: Span, pool: Pool, row: Any, kv_head: Any, ring
 def empty(plan: Plan) -> Seen:
     """No key seen yet."""
     of_row = plgpu.Layout.WGMMA.reduce(1)
-    top = plgpu.layout_cast(jnp.full((ROWS,), MASKED, jnp.float32), of_row)
-    total = plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), of_row)
-    zeros = [jnp.zeros((ROWS, lanes.size), jnp.float32) for lanes in plan.value_lanes]
+    top = plgpu.layout_cast(jnp.full((MOSAIC_ROWS,), MASKED, jnp.float32), of_row)
+    total = plgpu.layout_cast(jnp.zeros((MOSAIC_ROWS,), jnp.float32), of_row)
+    zeros = [jnp.zeros((MOSAIC_ROWS, lanes.size), jnp.float32) for lanes in plan.value_lanes]
     return Seen(top, total, tuple(plgpu.layout_cast(x, plgpu.Layout.WGMMA) for x in zeros))
 
 
@@ -197,13 +209,13 @@ def visit(
         plgpu.wgmma(acc, q_smem, ring.k.at[slot].transpose((1, 0)))
         return acc[...]
 
-    scores = pl.run_scoped(score, plgpu.WGMMAAccumulatorRef((ROWS, C), jnp.float32))
+    scores = pl.run_scoped(score, plgpu.WGMMAAccumulatorRef((MOSAIC_ROWS, C), jnp.float32))
     if plan.rules.soft_cap is None:
         scores = scores * (plan.rules.scale * LOG2_E)
     else:
         scores = jnp.tanh(scores * (plan.rules.scale / plan.rules.soft_cap))
         scores = scores * (plan.rules.soft_cap * LOG2_E)
-    scores = jnp.where(sees(begin + _iota((ROWS, C), 1)), scores, MASKED)
+    scores = jnp.where(sees(begin + _iota((MOSAIC_ROWS, C), 1)), scores, MASKED)
     top = jnp.maximum(seen.top, scores.max(axis=1))
     shrink = jnp.exp2(seen.top - top)
     weights = jnp.exp2(scores - lax.broadcast_in_dim(top, scores.shape, [0]))
@@ -231,7 +243,7 @@ def visit(
             plgpu.wgmma(acc, weights_smem, ring.v.at[slot, :, lanes])
             return acc[...]
 
-        shape = (ROWS, lanes.size)
+        shape = (MOSAIC_ROWS, lanes.size)
         added = pl.run_scoped(weigh, plgpu.WGMMAAccumulatorRef(shape, jnp.float32))
         parts.append(part * lax.broadcast_in_dim(shrink, shape, [0]) + added)
     plgpu.barrier_arrive(ring.used.at[slot])
@@ -240,7 +252,7 @@ def visit(
 
 def row_numbers() -> jax.Array:
     """`[M]`: 0, 1, 2, ..."""
-    return plgpu.broadcasted_iota(jnp.int32, (ROWS,), 0, layout=plgpu.Layout.WGMMA.reduce(1))
+    return plgpu.broadcasted_iota(jnp.int32, (MOSAIC_ROWS,), 0, layout=plgpu.Layout.WGMMA.reduce(1))
 
 
 def _iota(shape: tuple[int, ...], dimension: int) -> jax.Array:

@@ -22,12 +22,11 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.mosaic_online import (
     LANES,
-    ROWS,
     Plan,
     Ring,
     copy_blocks,
     empty,
-    interpreted,
+    kernel_of,
     matrix,
     plgpu,
     ring_types,
@@ -38,7 +37,7 @@ from pallas_kernels.mosaic_online import (
 from pallas_kernels.online import LOG2_E, Pool, div
 from pallas_kernels.prefill import cut_tiles
 from pallas_kernels.rules import Rules, first_key
-from pallas_kernels.tuning import Tuning, mosaic_sizes
+from pallas_kernels.tuning import MOSAIC_ROWS, Tuning, mosaic_sizes
 
 COMPUTE, COMPUTE_WIDE = 2, 1
 """Warpgroups that multiply, and with values of more than 128 elements, whose results fill the
@@ -65,7 +64,7 @@ def mosaic_prefill(
     assert pool.v is not None
     (T, N, H), (_, page, K, V) = q.shape, pool.v.shape
     compute = COMPUTE if V <= LANES else COMPUTE_WIDE
-    M, G = compute * ROWS, N // K
+    M, G = compute * MOSAIC_ROWS, N // K
     sizes = mosaic_sizes(q, pool, rules, tuning, compute=compute)
     plan = Plan(rules, sizes, page, q.dtype, group=G, compute=compute)
     tiles = cut_tiles(query_starts, context_lens, T, M // G, at_least)
@@ -77,27 +76,24 @@ def mosaic_prefill(
     q_XKMH = jnp.swapaxes(q_XKMH, 1, 2).reshape(X, K, Q * G, H)
     q_XKMH = jnp.pad(q_XKMH, ((0, 0), (0, 0), (0, M - Q * G), (0, 0)))
     blocks, barriers = ring_types(plan, H)
-    kernel = plgpu.kernel(
-        partial(_attend_tile, plan),
-        out_type=(
+    kernel = kernel_of(
+        _attend_tile,
+        plan,
+        {"kv_head": K, "tile": X},
+        (
             jax.ShapeDtypeStruct((X, K, M, H), q.dtype),
             jax.ShapeDtypeStruct((X, K, M), jnp.float32),
         ),
-        scratch_types=[
-            matrix((compute, ROWS, H), H, q.dtype),
-            matrix((compute, ROWS, sizes.block), V, q.dtype),
-            plgpu.SMEM((compute, ROWS), jnp.float32),
+        [
+            matrix((compute, MOSAIC_ROWS, H), H, q.dtype),
+            matrix((compute, MOSAIC_ROWS, sizes.block), V, q.dtype),
+            plgpu.SMEM((compute, MOSAIC_ROWS), jnp.float32),
             plgpu.Barrier(num_barriers=compute),
             plgpu.Barrier(num_arrivals=compute),
             *blocks,
             *barriers,
         ],
-        grid=(K, X),
-        grid_names=("kv_head", "tile"),
-        num_threads=compute + 1,
-        thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
-        interpret=interpreted(interpret),
+        interpret=interpret,
     )
     results, lse = kernel(q_XKMH, pool.k, pool.v, *tiles, pool.tables)
     at = jnp.where(used_XQ, tokens_XQ, T).reshape(-1)
@@ -151,11 +147,11 @@ def _attend_tile(
         if plan.compute > 1:
             plgpu.set_max_registers(REGISTERS_MULTIPLYING, action="increase")
         q_here, lse_here = q_smem.at[warpgroup], lse_smem.at[warpgroup]
-        mine = pl.ds(warpgroup * ROWS, ROWS)
+        mine = pl.ds(warpgroup * MOSAIC_ROWS, MOSAIC_ROWS)
         plgpu.copy_gmem_to_smem(q_ref.at[tile, kv_head, mine], q_here, q_ready.at[warpgroup])
         plgpu.barrier_wait(q_ready.at[warpgroup])
 
-        query = warpgroup * ROWS + row_numbers()
+        query = warpgroup * MOSAIC_ROWS + row_numbers()
         position = jnp.minimum(begin + div(query, plan.group), span.stop - 1)
         earliest = first_key(position, rules)
 

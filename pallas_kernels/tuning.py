@@ -69,12 +69,10 @@ def decode_sizes(q: Any, pool: Pool, rules: Rules, tuning: Tuning) -> DecodeSize
     group = q.shape[1] // pool.k.shape[2]
     most = MIN_TILE if wide and compute_dtype(q, pool.k).itemsize == 4 else MAX_HEAD_TILE
     block = tuning.decode_block or _block_keys(q, pool)
-    keys = pool.tables.shape[1] * pool.k.shape[1]
-    split = tuning.split_keys or max(SPLIT_KEYS, power_of_two(-(-keys // MAX_SPLITS)))
     return DecodeSizes(
         head_tile=min(max(MIN_TILE, power_of_two(group)), most),
         block=block,
-        split_keys=-(-split // block) * block,
+        split_keys=_split_keys(pool, tuning, block),
         num_warps=tuning.num_warps or (8 if wide else 4),
         num_stages=tuning.num_stages or 2,
     )
@@ -119,7 +117,7 @@ class MosaicSizes(NamedTuple):
 MOSAIC_BLOCK = 64
 """Keys of a block on a Hopper GPU."""
 MOSAIC_ROWS = 64
-"""Rows that one wgmma takes."""
+"""Queries of a warpgroup: rows that one wgmma takes."""
 MOSAIC_BYTES = 220_000
 """Shared memory that a decode takes, a little below what a block of a Hopper GPU can have."""
 MAX_STAGES = 4
@@ -130,12 +128,17 @@ def mosaic_sizes(
 ) -> MosaicSizes:
     """Sizes on a Hopper GPU, for programs of `compute` warpgroups that multiply."""
     H, V = q.shape[2], rules.value_dim
-    keys = pool.tables.shape[1] * pool.k.shape[1]
-    split = tuning.split_keys or max(SPLIT_KEYS, power_of_two(-(-keys // MAX_SPLITS)))
     fixed = 2 * compute * MOSAIC_ROWS * (H + MOSAIC_BLOCK)
     fit = (MOSAIC_BYTES - fixed) // (2 * MOSAIC_BLOCK * (H + V))
     return MosaicSizes(
         block=MOSAIC_BLOCK,
-        split_keys=-(-split // MOSAIC_BLOCK) * MOSAIC_BLOCK,
+        split_keys=_split_keys(pool, tuning, MOSAIC_BLOCK),
         num_stages=tuning.num_stages or max(2, min(MAX_STAGES, fit)),
     )
+
+
+def _split_keys(pool: Pool, tuning: Tuning, block: int) -> int:
+    """Keys of a decode split, in whole blocks."""
+    keys = pool.tables.shape[1] * pool.k.shape[1]
+    split = tuning.split_keys or max(SPLIT_KEYS, power_of_two(-(-keys // MAX_SPLITS)))
+    return -(-split // block) * block

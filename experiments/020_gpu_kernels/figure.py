@@ -25,11 +25,7 @@ def draw(result: dict, path: Path) -> None:
     roof = np.minimum(reach * limits["bandwidth"], limits["matmul"])
     axes.plot(reach, roof / 1e12, color="#444444", linewidth=1.2, label="measured limits")
     for (what, by), colour in COLOURS.items():
-        mine = [
-            row
-            for row in rows
-            if (row["what"], row["of"].get("implementation", "triton")) == (what, by)
-        ]
+        mine = [row for row in rows if (row["what"], row["of"]["implementation"]) == (what, by)]
         x = [row["flops"] / row["bytes"] for row in mine]
         y = [row["flops"] / row["seconds"] / 1e12 for row in mine]
         axes.scatter(x, y, s=18, color=colour, label=f"{what}, {by}", zorder=3)

@@ -135,26 +135,38 @@ def _device_problem(device: DeviceInfo, kernels: str) -> str | None:
 def _model_problem(config: ModelConfig, kv: KVCacheConfig, kernels: str) -> str | None:
     """What the kernels cannot do of the model's layers, the first of it."""
     for index, spec in _attentions(config):
-        problem = None
         if kernels == "mosaic":
-            problem = pallas_kernels.mosaic_refusal(
-                head_dim=spec.head_dim,
-                value_dim=spec.value_size,
-                group=spec.num_heads // spec.num_kv_heads,
-                page=kv.page_size,
-                page_dtype=kv.dtype.value,
-                q_dtype=kv.dtype.value,
-                latent=isinstance(config.layers[index].attention, MLAConfig),
-                alibi=spec.alibi_slopes is not None,
-            )
-        for size in {spec.head_dim, spec.value_size}:
-            problem = problem or pallas_kernels.triton_refusal(
-                head_dim=size,
-                page_dtype=kv.dtype.stored,
-                num_elements=kv.num_pages * kv.page_size * spec.num_kv_heads * size,
-            )
+            latent = isinstance(config.layers[index].attention, MLAConfig)
+            problem = _mosaic_problem(spec, kv, latent=latent)
+        else:
+            problem = _triton_problem(spec, kv)
         if problem is not None:
             return f"layer {index}: {problem}"
+    return None
+
+
+def _mosaic_problem(spec: AttentionConfig, kv: KVCacheConfig, *, latent: bool) -> str | None:
+    return pallas_kernels.mosaic_refusal(
+        head_dim=spec.head_dim,
+        value_dim=spec.value_size,
+        group=spec.num_heads // spec.num_kv_heads,
+        page=kv.page_size,
+        page_dtype=kv.dtype.value,
+        q_dtype=kv.dtype.value,
+        latent=latent,
+        alibi=spec.alibi_slopes is not None,
+    )
+
+
+def _triton_problem(spec: AttentionConfig, kv: KVCacheConfig) -> str | None:
+    for size in {spec.head_dim, spec.value_size}:
+        problem = pallas_kernels.triton_refusal(
+            head_dim=size,
+            page_dtype=kv.dtype.stored,
+            num_elements=kv.num_pages * kv.page_size * spec.num_kv_heads * size,
+        )
+        if problem is not None:
+            return problem
     return None
 
 

@@ -99,7 +99,6 @@ def test_a_pool_whose_offsets_would_overflow_is_named():
 
 def test_mosaic_says_what_it_cannot_do(monkeypatch):
     monkeypatch.setattr(checks, "mosaic_problem", lambda: None)
-    monkeypatch.setattr(checks, "has_triton", lambda: True)
 
     def refused(says, *attentions, device=H200, kv=KV):
         with pytest.raises(fj.UnsupportedError, match=f"'mosaic' cannot run here: .*{says}"):

@@ -6,8 +6,6 @@ must have more threads than a machine of few cores gives it.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,10 +73,9 @@ def no_races():
         assert not gpu_callbacks.get_races().races_found
 
 
-def attend(case, **options):
-    tuning = options.pop("tuning", SMALL_SPLITS)
+def attend(case, tuning=SMALL_SPLITS):
     return case.run(
-        partial(paged_attention, **options),
+        paged_attention,
         implementation="mosaic",
         return_lse=True,
         interpret=True,
@@ -98,12 +95,10 @@ def test_runs_match_fp64(name):
     """By itself, as the races that are found are those of the last kernel."""
     case = make_case(**{"dtype": BF16, "rows": RUNS} | PREFILLS[name])
     q, k_pages, v_pages, tables, contexts, starts = case.arrays
-    sinks, options = case.options.get("sinks"), {**case.options, "scale": SCALE}
-    names = ("scale", "window", "chunk", "soft_cap")
-    rules = Rules(
-        **{name: options[name] for name in names if name in options},
-        value_dim=v_pages.shape[-1],
-    )
+    options = dict(case.options)
+    sinks = options.pop("sinks", None)
+    options.pop("value_dim", None)
+    rules = Rules(SCALE, **options, value_dim=v_pages.shape[-1])
     shape = (*q.shape[:2], v_pages.shape[-1])
     got = mosaic_prefill(
         q,
