@@ -15,6 +15,10 @@ import jax
 
 logger = logging.getLogger(__name__)
 
+KEPT_FROM = 0.1
+"""Seconds of compilation from which on a program is kept; a setting other than jax's own stays."""
+JAX_KEEPS_FROM = 1.0
+
 
 def cache_is_sound() -> bool:
     """Whether this jax reads programs back from its compilation cache as it wrote them."""
@@ -63,6 +67,8 @@ def _use(path: Path) -> str | None:
     except (OSError, RuntimeError) as error:
         return f"{path} cannot be written: {error}"
     jax.config.update("jax_compilation_cache_dir", str(path))
+    if jax.config.jax_persistent_cache_min_compile_time_secs == JAX_KEEPS_FROM:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM)
     return None
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +19,7 @@ from ferrum_jax.runtime.decode_loop import run_decode_steps
 from ferrum_jax.runtime.devices import decode_compiler_options
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.mesh import cache_on, placement_of, results_on, struct_on
+from ferrum_jax.runtime.programs import Programs, Recipe
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
 from ferrum_jax.runtime.speculation.model import AT_ONCE, DraftModel
 from ferrum_jax.runtime.step import run_step
@@ -97,8 +96,7 @@ class Executor:
         )
         self._decode_options = decode_compiler_options(device.platform)
         self.shapes = declared_shapes(engine)
-        self._compiled: dict[StepShape, Callable[..., Any]] = {}
-        self._seconds: dict[StepShape, float] = {}
+        self._programs = Programs(self._recipe)
         self._padding_slot = engine.max_num_seqs
         self._processing = [False] * self._padding_slot
         self._max_model_len = max_model_len
@@ -145,7 +143,7 @@ class Executor:
 
     @property
     def compilations(self) -> dict[StepShape, float]:
-        seconds = dict(self._seconds)
+        seconds = self._programs.seconds
         if self._draft_model is not None:
             for (_, shape), more in self._draft_model.seconds.items():
                 seconds[shape] = seconds.get(shape, 0.0) + more
@@ -188,9 +186,8 @@ class Executor:
         if plan:
             shape = replace(shape, plan=plan)
         batch = self._batches.make(schedule, shape)
-        if shape not in self._compiled:
-            self.warm_up((shape, *self._following(schedule, shape)))
-        step, taps, lanes = self._compiled[shape], *self._tables_of(plan)
+        step = self._programs.of(shape, partial(self._following, schedule, shape))
+        taps, lanes = self._tables_of(plan)
         moving, settings = self._sampling
         params = self._params_for(shape)
         arguments = (params, self._cache, batch, moving, settings, taps, lanes)
@@ -223,9 +220,7 @@ class Executor:
         return sum(pages.nbytes for pages in self._swapped.values())
 
     def warm_up(self, shapes: tuple[StepShape, ...] | None = None) -> None:
-        wanted = {s for s in (shapes or self.shapes) if s not in self._compiled}
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            list(pool.map(self._compile, wanted))
+        self._programs.make(shapes or self.shapes)
         if shapes is None:
             self._put_layers(warm_up_transfers(self._all_layers()))
             self._warm_up_drafts()
@@ -241,11 +236,10 @@ class Executor:
 
     def memory_analysis(self, shape: StepShape) -> Any:
         """The compiler's account of a shape's memory (arguments, outputs, aliases, temporaries)."""
-        step = self._compiled.get(shape) or self._compile(shape)
-        return step.memory_analysis()  # type: ignore[attr-defined]
+        return self._programs.of(shape).memory_analysis()  # type: ignore[attr-defined]
 
     def _following(self, schedule: Schedule, shape: StepShape) -> tuple[StepShape, ...]:
-        """The decode shapes that a schedule leads to: compiled beside its own, in parallel."""
+        """The decode shapes that a schedule leads to."""
         rows = sum(chunk.samples for chunk in schedule.chunks)
         following = {
             s.steps: replace(s, plan=shape.plan)
@@ -257,8 +251,7 @@ class Executor:
         }
         return tuple(following.values())
 
-    def _compile(self, shape: StepShape) -> Callable[..., Any]:
-        start = time.monotonic()
+    def _recipe(self, shape: StepShape) -> Recipe:
         batch = self._batches.make(Schedule(chunks=()), shape)
         tables = self._tables_of(shape.plan)
         arguments = (self._params_for(shape), self._cache, batch, *self._sampling, *tables)
@@ -267,14 +260,10 @@ class Executor:
         # compiled for as long as there is the function.
         step = run_decode_steps if shape.steps > 1 else self._step
         run = partial(step, config=self._config, shape=shape, bind=self._bind)
-        function = partial(_run_split, run)
         placed = results_on(self._placement, self._cache)
-        lowered = jax.jit(function, donate_argnums=(1, 3), **placed).lower(*structs)
+        jitted = jax.jit(partial(_run_split, run), donate_argnums=(1, 3), **placed)
         few_rows = shape.decodes or self._step is run_tiled_step
-        options = self._decode_options if few_rows else None
-        self._compiled[shape] = lowered.compile(compiler_options=options)
-        self._seconds[shape] = time.monotonic() - start
-        return self._compiled[shape]
+        return Recipe(partial(jitted.lower, *structs), self._decode_options if few_rows else {})
 
     def _params_for(self, shape: StepShape) -> Params:
         return self._few_rows_params if shape.tokens <= MOST_ROWS else self._params

@@ -74,7 +74,7 @@ def make_sampling_state(
 ) -> SamplingState:
     """Neutral parameters and empty histories: arrays of `num_slots + 1` rows on the device."""
     rows = _neutral_rows(num_slots + 1, max_len, vocab_size, draft_len)
-    return jax.tree.map(jnp.asarray, rows)
+    return jax.device_put(rows)
 
 
 def slot_rows(

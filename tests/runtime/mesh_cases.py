@@ -83,9 +83,10 @@ def compare(case: str, num_devices: int, settings: dict, directory: Path) -> dic
     found["width"] = many.config.hidden_size
     found["sends"] = {
         f"{shape.tokens}x{shape.rows}": sorted(
-            f"{kind} {array.split('{')[0]}" for array, kind in SENDS.findall(step.as_text())
+            f"{kind} {array.split('{')[0]}"
+            for array, kind in SENDS.findall(many.engine.executor._programs.of(shape).as_text())
         )
-        for shape, step in many.engine.executor._compiled.items()
+        for shape in many.compilations
         if not shape.plan
     }
     layer = next(held for held in many.engine.executor.cache.layers if held is not None)
