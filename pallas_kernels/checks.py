@@ -15,8 +15,8 @@ DTYPES = ("bfloat16", "float16", "float32")
 QUANTISED = ("int8", "uint8")
 """uint8 holds the bits of float8_e4m3fn."""
 IMPLEMENTATIONS = ("auto", "xla", "triton", "mosaic")
-MOSAIC_DTYPES, MOSAIC_HEAD, MOSAIC_GROUP = ("bfloat16", "float16"), 256, 64
-"""What the Mosaic kernels take: dtypes, elements of a head, and query heads of a kv head."""
+MOSAIC_DTYPES, MOSAIC_HEAD, MOSAIC_LATENT = ("bfloat16", "float16"), 256, 576
+"""What the Mosaic kernels take: dtypes of queries, elements of a head, and of a latent one."""
 LARGEST_HEAD = 576
 """Elements of a head beyond which a tile of keys does not fit beside its values on a GPU."""
 
@@ -64,7 +64,6 @@ def mosaic_refusal(
     *,
     head_dim: int,
     value_dim: int,
-    group: int,
     page: int,
     page_dtype: str,
     q_dtype: str,
@@ -74,27 +73,26 @@ def mosaic_refusal(
     """Why the Mosaic kernels, which are for Hopper GPUs, cannot run a shape; None where they can.
 
     Args:
-        group: query heads of a kv head.
         latent: a value is the beginning of its key.
     """
     problem = None
-    if latent:
-        problem = "do not do latent attention"
-    elif alibi:
+    most = MOSAIC_LATENT if latent else MOSAIC_HEAD
+    if alibi:
         problem = "do not do ALiBi"
-    elif page_dtype not in MOSAIC_DTYPES or q_dtype != page_dtype:
+    elif q_dtype not in MOSAIC_DTYPES or page_dtype not in (q_dtype, *QUANTISED):
         problem = (
-            f"take queries and pages that are both bfloat16 or both float16, not {q_dtype} over "
-            f"{page_dtype}"
+            f"take queries and pages that are both bfloat16 or both float16, or quantised pages, "
+            f"not {q_dtype} over {page_dtype}"
         )
-    elif bad := [size for size in (head_dim, value_dim) if size % 16 or size > MOSAIC_HEAD]:
-        problem = f"take heads of multiples of 16 up to {MOSAIC_HEAD} elements, not {bad[0]}"
+    elif page_dtype in QUANTISED and q_dtype != "bfloat16":
+        # Weights times small scales are no float16.
+        problem = f"take bfloat16 queries over quantised pages, not {q_dtype}"
+    elif bad := [size for size in (head_dim, value_dim) if size % 16 or size > most]:
+        problem = f"take heads of multiples of 16 up to {most} elements, not {bad[0]}"
     elif value_dim > head_dim:
         problem = f"take values that are no longer than their keys, not {value_dim} for {head_dim}"
     elif page < 8 or page & (page - 1):
         problem = f"take pages of 8, 16, 32, ... tokens, not {page}"
-    elif group > MOSAIC_GROUP:
-        problem = f"take up to {MOSAIC_GROUP} query heads for a kv head, not {group}"
     problem = mosaic_problem() or problem
     return problem and f"the Mosaic kernels {problem}; use implementation 'triton' or 'xla'"
 
@@ -114,7 +112,6 @@ def refusal(
         return mosaic_refusal(
             head_dim=q.shape[2],
             value_dim=rules.value_dim,
-            group=q.shape[1] // pool.k.shape[2],
             page=pool.k.shape[1],
             page_dtype=pool.k.dtype.name,
             q_dtype=q.dtype.name,

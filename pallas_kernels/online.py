@@ -124,7 +124,7 @@ def _visit(
         at = (pages_C[:, None], slots_C[:, None], queries.kv_head, lanes)
         # What no query sees is not loaded: an unused slot may hold anything, nan included.
         mask = inside_C[:, None] if run.real == run.width else inside_C[:, None] & real
-        return _numbers(plgpu.load(pages.at[at], mask=mask, other=0), dtype)
+        return numbers(plgpu.load(pages.at[at], mask=mask, other=0), dtype)
 
     def scales(array: Any) -> jax.Array:
         return plgpu.load(array.at[pages_C, slots_C, queries.kv_head], mask=inside_C, other=0.0)
@@ -198,7 +198,7 @@ def _visible(keys_C: jax.Array, inside_C: jax.Array, queries: Queries, rules: Ru
     return visible
 
 
-def _numbers(stored: jax.Array, dtype: Any) -> jax.Array:
+def numbers(stored: jax.Array, dtype: Any) -> jax.Array:
     """Loaded elements as numbers of `dtype`.
 
     The bits of an e4m3 number, moved by 7 places, are a float16 that is 2^8 times too small,

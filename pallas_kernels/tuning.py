@@ -106,35 +106,45 @@ def _block_keys(q: Any, pool: Pool) -> int:
 
 
 class MosaicSizes(NamedTuple):
-    """What a decode on a Hopper GPU is launched with."""
+    """What a kernel on a Hopper GPU is launched with."""
 
     block: int
     split_keys: int
     num_stages: int
     """Blocks of the ring in shared memory."""
+    num_stored: int
+    """Blocks of quantised pages that are on their way."""
 
 
-MOSAIC_BLOCK = 64
-"""Keys of a block on a Hopper GPU."""
+MOSAIC_BLOCKS = (64, 32)
+"""Keys of a block on a Hopper GPU; fewer where two of them and the queries would not fit."""
 MOSAIC_ROWS = 64
 """Queries of a warpgroup: rows that one wgmma takes."""
 MOSAIC_BYTES = 220_000
-"""Shared memory that a decode takes, a little below what a block of a Hopper GPU can have."""
+"""Shared memory that a kernel takes, a little below what a block of a Hopper GPU can have."""
 MAX_STAGES = 4
 
 
 def mosaic_sizes(
-    q: Any, pool: Pool, rules: Rules, tuning: Tuning, *, compute: int = 1
+    q: Any, pool: Pool, rules: Rules, tuning: Tuning, *, tiles: int, compute: int
 ) -> MosaicSizes:
-    """Sizes on a Hopper GPU, for programs of `compute` warpgroups that multiply."""
-    H, V = q.shape[2], rules.value_dim
-    fixed = 2 * compute * MOSAIC_ROWS * (H + MOSAIC_BLOCK)
-    fit = (MOSAIC_BYTES - fixed) // (2 * MOSAIC_BLOCK * (H + V))
-    return MosaicSizes(
-        block=MOSAIC_BLOCK,
-        split_keys=_split_keys(pool, tuning, MOSAIC_BLOCK),
-        num_stages=tuning.num_stages or max(2, min(MAX_STAGES, fit)),
-    )
+    """Sizes on a Hopper GPU, for programs of `tiles` times 64 queries and of `compute` warpgroups
+    that multiply."""
+    H, quantised = q.shape[2], pool.k.dtype.itemsize == 1
+    of_key = H + (0 if pool.v is None else rules.value_dim)
+    fit = stages = stored = block = 0
+    for block in MOSAIC_BLOCKS:
+        fixed = 2 * MOSAIC_ROWS * (tiles * H + compute * block)
+        if quantised:
+            stages = tuning.num_stages or 2
+            fit = (MOSAIC_BYTES - fixed) // (block * of_key) - 2 * stages
+            stored = max(2, min(MAX_STAGES, fit))
+        else:
+            fit = (MOSAIC_BYTES - fixed) // (2 * block * of_key)
+            stages = tuning.num_stages or max(2, min(MAX_STAGES, fit))
+        if fit >= 2:
+            break
+    return MosaicSizes(block, _split_keys(pool, tuning, block), stages, stored)
 
 
 def _split_keys(pool: Pool, tuning: Tuning, block: int) -> int:

@@ -64,6 +64,10 @@ CHECKS = (
         for shape, page in ((LLAMA, 16), (SMALL, 8), (PHI, 64), (GEMMA, 32))
     ),
     Check(LLAMA, "float16", "float16", implementation="mosaic"),
+    Check(LLAMA, kv_dtype="int8", implementation="mosaic"),
+    Check(LLAMA, kv_dtype="float8_e4m3fn", implementation="mosaic"),
+    Check(LATENT, implementation="mosaic"),
+    Check(LATENT, kv_dtype="float8_e4m3fn", implementation="mosaic"),
     Check(
         LLAMA,
         options={"window": 100, "soft_cap": 30.0},
@@ -115,6 +119,9 @@ MOSAIC = (
         for batch, context in ((16, 4096), (64, 4096), (1, 32_768), (256, 1024))
     ),
     Prefill(LLAMA, 1, 8192, 8192, implementation="mosaic"),
+    Decode(LLAMA, 16, 4096, "int8", implementation="mosaic"),
+    Decode(LLAMA, 16, 4096, "float8_e4m3fn", implementation="mosaic"),
+    Decode(LATENT, 64, 4096, implementation="mosaic"),
 )
 """Some of them by the kernels for Hopper GPUs."""
 GRID = tuple(

@@ -7,9 +7,7 @@ by itself in under 9 minutes. `--interpret` runs the same path in a small form o
 where `--out` says: it shows that the script runs, nothing of a GPU.
 """
 
-import argparse
-import time
-import warnings
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,61 +19,36 @@ from config import DRY, TOLERANCE, Decode, Plan, Prefill
 from figure import draw
 from peers import jax_peers, torch_peers
 
-from ferrum_jax.runtime.record import environment, write_json
-
-HERE = Path(__file__).parent
+sys.path.append(str(Path(__file__).parents[1]))
+from gpu_run import GpuRun
 
 
 def main() -> None:
     """Check, time, and write `results.json` and `roofline.png`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--interpret", action="store_true", help="a small run on a CPU")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
-    arguments = parser.parse_args()
-    if arguments.interpret and arguments.out == HERE:
-        parser.error("--interpret measures nothing: name another folder with --out")
-    warnings.filterwarnings("ignore", message="The Pallas Triton backend is deprecated")
-    plan, start = DRY if arguments.interpret else Plan(), time.monotonic()
-    result = {
-        **environment("python experiments/020_gpu_kernels/run.py"),
-        "interpreted": plan.interpret,
-        "config": asdict(plan),
-        "complete": False,
-        "rows": [],
-    }
-    if result["device"]["platform"] != "gpu" and not plan.interpret:
-        parser.error(f"this is {result['device']['platform']}, not a GPU; see --interpret")
-    for row in measure(plan, start):
-        result["rows"].append(row)
-        result["seconds"] = round(time.monotonic() - start, 1)
-        write_json(arguments.out / "results.json", result)
-        print(describe(row), flush=True)
-    result["complete"] = time.monotonic() - start < plan.seconds
-    write_json(arguments.out / "results.json", result)
-    draw(result, arguments.out / "roofline.png")
+    run = GpuRun(Path(__file__).parent, __doc__, full=Plan(), small=DRY)
+    for row in measure(run):
+        run.add(row, describe(row))
+    run.finish(draw, "roofline.png")
 
 
-def measure(plan: Plan, start: float) -> Iterator[dict[str, Any]]:
+def measure(run: GpuRun) -> Iterator[dict[str, Any]]:
     """Rows, the most telling first; none begins when the time is over."""
-
-    def left() -> float:
-        return plan.seconds - (time.monotonic() - start)
-
+    plan: Plan = run.plan
     limits = {"bandwidth": copy_bandwidth(plan), "matmul": matmul_rate(plan)}
     yield {"what": "limits", **limits}
     for work in plan.timed[:2]:
         yield guarded(timed_row, work, {}, plan, limits)
     for check in plan.checks:
         for decodes in (False, True):
-            if left() > 0:
+            if run.left > 0:
                 yield guarded(check_row, check, decodes, plan)
     for index, work in enumerate(plan.timed):
-        if index >= 2 and left() > 0:
+        if index >= 2 and run.left > 0:
             yield guarded(timed_row, work, {}, plan, limits)
-        if left() > 0:
-            yield from peer_rows(work, plan, left())
+        if run.left > 0:
+            yield from peer_rows(work, plan, run.left)
     for work, tuning in plan.tunings:
-        if left() > 0:
+        if run.left > 0:
             yield guarded(timed_row, work, tuning, plan, limits)
 
 

@@ -14,6 +14,7 @@ from ferrum_jax.attention.paged import PagedMeta, paged_attention, write_kv
 from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import (
     AttentionConfig,
+    DataType,
     DeviceInfo,
     KVCacheConfig,
     LayerCache,
@@ -149,10 +150,9 @@ def _mosaic_problem(spec: AttentionConfig, kv: KVCacheConfig, *, latent: bool) -
     return pallas_kernels.mosaic_refusal(
         head_dim=spec.head_dim,
         value_dim=spec.value_size,
-        group=spec.num_heads // spec.num_kv_heads,
         page=kv.page_size,
-        page_dtype=kv.dtype.value,
-        q_dtype=kv.dtype.value,
+        page_dtype=kv.dtype.stored if kv.dtype.quantised else kv.dtype.value,
+        q_dtype=DataType.BFLOAT16.value if kv.dtype.quantised else kv.dtype.value,
         latent=latent,
         alibi=spec.alibi_slopes is not None,
     )

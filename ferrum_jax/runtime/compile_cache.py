@@ -67,7 +67,7 @@ def _use(path: Path) -> str | None:
     except (OSError, RuntimeError) as error:
         return f"{path} cannot be written: {error}"
     jax.config.update("jax_compilation_cache_dir", str(path))
-    if jax.config.jax_persistent_cache_min_compile_time_secs == JAX_KEEPS_FROM:
+    if getattr(jax.config, "jax_persistent_cache_min_compile_time_secs", None) == JAX_KEEPS_FROM:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM)
     return None
 

@@ -104,17 +104,19 @@ def test_mosaic_says_what_it_cannot_do(monkeypatch):
         with pytest.raises(fj.UnsupportedError, match=f"'mosaic' cannot run here: .*{says}"):
             chosen("mosaic", device, *attentions, kv=kv)
 
-    bind = choose_attention("mosaic", H200, model(ATTENTION, None), KV)
-    assert bind.keywords == {"kernels": "mosaic", "interpret": False}
+    def chosen_kernels(*attentions, kv=KV):
+        return choose_attention("mosaic", H200, model(*attentions, None), kv).keywords["kernels"]
+
     refused("Mosaic kernels are for NVIDIA GPUs, and this is cpu", ATTENTION, device=CPU)
     a100 = replace(H200, kind="NVIDIA A100", compute_capability=8.0)
     refused(r"for Hopper GPUs, of compute capability 9\.0, and NVIDIA A100 has 8\.0", device=a100)
-    refused("layer 1: the Mosaic kernels do not do latent attention", ATTENTION, LATENT)
+    assert chosen_kernels(ATTENTION, LATENT) == "mosaic"
+    assert chosen_kernels(ATTENTION, kv=replace(KV, dtype=DataType.INT8)) == "mosaic"
+    refused("layer 1: .* up to 576 elements, not 640", ATTENTION, replace(LATENT, kv_rank=576))
     refused("do not do ALiBi", replace(ATTENTION, alibi_slopes=(0.5,) * 4))
     refused("not 24", replace(ATTENTION, head_dim=24))
     refused("up to 256 elements, not 512", replace(ATTENTION, head_dim=512))
-    refused("not 65", replace(ATTENTION, num_heads=65, num_kv_heads=1))
     refused("pages of 8, 16, 32, ... tokens, not 24", ATTENTION, kv=replace(KV, page_size=24))
-    refused("not int8 over int8", ATTENTION, kv=replace(KV, dtype=DataType.INT8))
+    refused("not float32 over float32", ATTENTION, kv=replace(KV, dtype=DataType.FLOAT32))
     monkeypatch.setattr(checks, "mosaic_problem", lambda: "need the package absl-py")
     refused("need the package absl-py", ATTENTION)

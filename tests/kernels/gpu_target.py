@@ -176,14 +176,14 @@ class Kernel(NamedTuple):
     """Bytes."""
 
 
-def assembled(dump: Path, gpu: GPU) -> list[Kernel]:
-    """Registers and spills of the paged kernels whose PTX lies in a folder."""
+def assembled(dump: Path, gpu: GPU, prefix: str = "paged_") -> list[Kernel]:
+    """Registers and spills of the kernels of such names whose PTX lies in a folder."""
     assembler = ptxas()
     assert assembler is not None
     arch = f"sm_{gpu.capability[0]}{gpu.capability[1]}" + ("a" if gpu.features else "")
     found = []
     for path in sorted(dump.glob("*.ptx")):
-        if "paged_" not in path.read_text():
+        if prefix not in path.read_text():
             continue
         command = [str(assembler), "-v", f"-arch={arch}", str(path), "-o", os.devnull]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr

@@ -21,7 +21,10 @@ from tests.kernels.triton import allow_deprecated
 from tests.runtime.test_triton_step import chosen_logprobs, run
 
 pytestmark = allow_deprecated
-BF16, F16 = jnp.bfloat16, jnp.float16
+BF16, F16, INT8, FP8 = jnp.bfloat16, jnp.float16, jnp.int8, jnp.float8_e4m3fn
+LATENT = {"heads": (2, 1, 96), "value_dim": 64, "in_keys": True}
+"""A value is the beginning of its key; of more than 256 elements, two warpgroups share them."""
+WIDE_LATENT = {"heads": (3, 1, 384), "value_dim": 320, "in_keys": True}
 SMALL_SPLITS = Tuning(split_keys=64, num_stages=2)
 CASES = {
     "gqa": {"heads": (8, 2, 64), "rows": EDGES},
@@ -43,6 +46,31 @@ CASES = {
     "soft cap and sinks": {"heads": (6, 2, 16), "rows": EDGES, "soft_cap": 1.5, "sinks": True},
     "rows without a query": {"heads": (2, 1, 16), "rows": ((1, 9), (0, 0), (1, 1), (0, 20))},
     "more blocks than the ring": {"heads": (2, 1, 16), "rows": ((1, 800), (1, 70))},
+    "int8": {"heads": (4, 2, 64), "rows": EDGES, "kv_dtype": INT8},
+    "fp8, page 8": {"heads": (4, 2, 48), "rows": EDGES, "kv_dtype": FP8, "page": 8},
+    "int8, window over splits": {
+        "heads": (4, 2, 16),
+        "rows": ((1, 400), (1, 300)),
+        "window": 130,
+        "kv_dtype": INT8,
+    },
+    "int8, more blocks than the ring": {
+        "heads": (2, 1, 16),
+        "rows": ((1, 800), (1, 70)),
+        "kv_dtype": INT8,
+        "page": 64,
+    },
+    "int8, head 256": {"heads": (2, 1, 256), "rows": ((1, 150), (1, 7)), "kv_dtype": INT8},
+    "latent": LATENT | {"rows": EDGES},
+    "latent, two warpgroups": WIDE_LATENT | {"rows": EDGES[3:]},
+    "latent, 576 and 512": {
+        "heads": (70, 1, 576),
+        "value_dim": 512,
+        "in_keys": True,
+        "rows": ((1, 75), (1, 6)),
+    },
+    "latent, fp8": WIDE_LATENT | {"rows": EDGES[3:], "kv_dtype": FP8},
+    "more heads than rows": {"heads": (71, 1, 16), "rows": ((1, 70), (1, 3))},
     "beside runs": {"heads": (4, 2, 64), "rows": MIXED, "padding": 2},
 }
 RUNS = ((40, 40), (1, 17), (0, 0), (70, 150), (3, 66))
@@ -59,6 +87,13 @@ PREFILLS = {
     "a window over blocks": {"heads": (2, 1, 16), "window": 100},
     "chunk": {"heads": (14, 2, 16), "chunk": 16},
     "soft cap and sinks": {"heads": (4, 2, 16), "soft_cap": 1.5, "sinks": True},
+    "int8": {"heads": (4, 2, 64), "kv_dtype": INT8},
+    "fp8, a window over blocks": {"heads": (2, 1, 16), "window": 100, "kv_dtype": FP8, "page": 8},
+    "int8, head 256": {"heads": (2, 1, 256), "rows": ((40, 70), (3, 3)), "kv_dtype": INT8},
+    "latent": LATENT,
+    "latent, two warpgroups": WIDE_LATENT | {"rows": ((40, 70), (3, 3), (1, 34))},
+    "latent, int8, window": WIDE_LATENT | {"window": 40, "kv_dtype": INT8, "rows": ((40, 70),)},
+    "more heads than rows": {"heads": (71, 1, 16), "rows": ((5, 70), (2, 2))},
 }
 
 
@@ -98,11 +133,13 @@ def test_runs_match_fp64(name):
     options = dict(case.options)
     sinks = options.pop("sinks", None)
     options.pop("value_dim", None)
-    rules = Rules(SCALE, **options, value_dim=v_pages.shape[-1])
-    shape = (*q.shape[:2], v_pages.shape[-1])
+    scales = [options.pop(name, None) for name in ("k_scales", "v_scales")]
+    value_dim = oracle(case)[0].shape[-1]
+    rules = Rules(SCALE, **options, value_dim=value_dim)
+    shape = (*q.shape[:2], value_dim)
     got = mosaic_prefill(
         q,
-        Pool(k_pages, v_pages, None, None, tables),
+        Pool(k_pages, v_pages, *scales, tables),
         starts,
         contexts,
         sinks,
@@ -173,6 +210,6 @@ def test_what_it_cannot_do_is_named():
     case = make_case(heads=(2, 1, 16), rows=((1, 9),))
     with pytest.raises(NotImplementedError, match=r"both bfloat16 .* not float32 over float32"):
         attend(case)
-    latent = make_case(heads=(2, 1, 32), rows=((1, 9),), dtype=BF16, value_dim=16, in_keys=True)
-    with pytest.raises(NotImplementedError, match="do not do latent attention; use implem"):
-        attend(latent)
+    f16 = make_case(heads=(2, 1, 32), rows=((1, 9),), dtype=F16, kv_dtype=INT8)
+    with pytest.raises(NotImplementedError, match="take bfloat16 queries over quantised pages"):
+        attend(f16)
