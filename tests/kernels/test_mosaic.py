@@ -59,7 +59,7 @@ COMPILED = {
 
 SPILLS = {"head 256": 400, "int8": 16, "int8, head 256": 300, "latent": 3000, "latent, fp8": 1500}
 """Bytes that both kernels together may spill: with jax 0.11.2 and ptxas 13.5 they spill 272, 4,
-220, 2,616 and 1,204. Heads of 576 have more addresses of queries than there are registers for them."""
+220, 2,616 and 1,204. Heads of 576 have more addresses of queries than registers to hold them."""
 SPILLED = r"stack frame, (\d+) bytes spill stores"
 
 
