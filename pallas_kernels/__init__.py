@@ -6,10 +6,10 @@ keys and values. It has three implementations:
 - `triton`: two Pallas-Triton kernels, `prefill.py` for runs of tokens and `decode.py` for single
   ones (split KV, merged in fp32 in a fixed order). Both share `online.py`, the online softmax.
   From jax 0.10 on; jax has deprecated Pallas-Triton since 0.11.
-- `mosaic`: two Pallas-Mosaic kernels for Hopper GPUs, `mosaic_prefill.py` and `mosaic_decode.py`,
-  over `mosaic_online.py` and `mosaic_pages.py`: TMA, wgmma, one warpgroup that copies and others
-  that multiply. From jax 0.11 on. Pages of 16 and 8 bits, heads of multiples of 16 up to 256,
-  latent attention up to 576; no fp32, no ALiBi.
+- `mosaic`: Pallas-Mosaic kernels for Hopper GPUs, `mosaic_prefill.py` and `mosaic_decode.py` with
+  `mosaic_merge.py`, over `mosaic_online.py` and `mosaic_pages.py`: TMA, wgmma, one warpgroup that
+  copies and others that multiply. From jax 0.11 on. Pages of 16 and 8 bits, heads of multiples of
+  16 up to 256, latent attention up to 576; no fp32, no ALiBi.
 - `xla`: `reference.py`, plain jnp, for every backend and every jax.
 
 `pallas_kernels.fused` has kernels for what surrounds attention: norm, rope and the writing of

@@ -1,8 +1,9 @@
 """Attention of single tokens over paged keys for Hopper GPUs, in Pallas-Mosaic.
 
 Split KV as in `decode.py`: a program for each token, kv head and split of its keys, and partial
-results that are merged by log-sum-exp in fp32, in the order of the keys. A program is one
-warpgroup that multiplies and one that copies (`mosaic_online.py`).
+results that are merged in the order of the keys (`mosaic_merge.py`). A program is one warpgroup
+that multiplies and one that copies (`mosaic_online.py`); for values of more than 256 elements two
+multiply, each with its half of the lanes.
 
 wgmma takes 64 rows: the query heads of a kv head fill some of them, and the rest are of no use.
 That should do, as a decode waits for memory: in 16 bits, 64 rows cost 64 operations per byte of
@@ -24,6 +25,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from pallas_kernels.decode import Singles
+from pallas_kernels.mosaic_merge import merge_splits
 from pallas_kernels.mosaic_online import (
     Team,
     Worker,
@@ -48,7 +50,7 @@ from pallas_kernels.mosaic_pages import (
     ring_types,
     span_of,
 )
-from pallas_kernels.online import LOG2_E, MASKED, Pool
+from pallas_kernels.online import Pool
 from pallas_kernels.rules import Rules, first_key
 from pallas_kernels.tuning import MOSAIC_ROWS, Tuning
 
@@ -96,16 +98,15 @@ def mosaic_decode(
     )
     parts, parts_lse = kernel(q_XBQH, singles.rows, singles.positions, *pool_arrays(pool))
 
-    def by_head(x: jax.Array) -> jax.Array:
-        """`[X, S, B, Q, ...]` as `[X, S, N, ...]`"""
-        x = x[:, :, :, :G].reshape(X, S, K, plan.groups * G, *x.shape[4:])
-        return x[:, :, :, : N // K].reshape(X, S, N, *x.shape[4:])
-
-    merged = _merge(by_head(parts), by_head(parts_lse), singles, sinks, plan)
+    if sinks is not None:
+        sinks = jnp.pad(sinks.reshape(K, N // K), ((0, 0), (0, G * plan.groups - N // K)))
+        sinks = sinks.reshape(B, G)
+    merged = merge_splits(plan, parts, parts_lse, singles.positions, sinks, interpret=interpret)
     at = jnp.where(singles.positions >= 0, singles.tokens, q.shape[0])
 
     def written(before: jax.Array, x: jax.Array) -> jax.Array:
-        return before.at[at].set(x.astype(before.dtype), mode="drop")
+        x = x.reshape(X, K, plan.groups * G, *x.shape[3:])[:, :, : N // K]
+        return before.at[at].set(x.reshape(X, *before.shape[1:]).astype(before.dtype), mode="drop")
 
     return written(out[0], merged[0]), written(out[1], merged[1])
 
@@ -158,29 +159,3 @@ def _span(position: jax.Array, split: jax.Array, plan: Plan) -> Span:
     first = jnp.maximum(first_key(position, plan.rules), split * split_keys)
     stop = jnp.minimum(position + 1, (split + 1) * split_keys)
     return span_of(first, stop, plan.sizes.block)
-
-
-def _merge(
-    parts: jax.Array, lse: jax.Array, singles: Singles, sinks: jax.Array | None, plan: Plan
-) -> tuple[jax.Array, jax.Array]:
-    """Results `[X, N, V]` and log-sum-exp `[X, N]` from those of the splits, in fp32."""
-    S, split_keys = parts.shape[1], plan.sizes.split_keys
-    positions = singles.positions[:, None]
-    splits = jnp.arange(S)[None, :]
-    used = (splits >= first_key(positions, plan.rules) // split_keys) & (
-        splits * split_keys <= positions
-    )
-    used = used[..., None]
-    lse = jnp.where(used, lse, MASKED)
-    top = jnp.max(lse, axis=1)
-    sink = None if sinks is None else sinks * LOG2_E
-    if sink is not None:
-        top = jnp.maximum(top, sink)
-    weights = jnp.where(used, jnp.exp2(lse - top[:, None]), 0.0)
-    total = jnp.sum(weights, axis=1)
-    if sink is not None:
-        total = total + jnp.exp2(sink - top)
-    out = jnp.sum(
-        jnp.where(used, weights, 0.0)[..., None] * jnp.where(used[..., None], parts, 0.0), axis=1
-    )
-    return out / total[..., None], (top + jnp.log2(total)) / LOG2_E

@@ -45,16 +45,18 @@ def kernel_of(
     results: tuple[jax.ShapeDtypeStruct, ...],
     scratch: list[Any],
     *,
+    threads: int | None = None,
     interpret: bool,
 ) -> Callable[..., Any]:
-    """A kernel whose programs have the plan's warpgroups; the interpreter looks for races."""
+    """A kernel whose programs have the plan's warpgroups, or `threads` of them; the interpreter
+    looks for races."""
     return plgpu.kernel(
         partial(body, plan),
         out_type=results,
         scratch_types=scratch,
         grid=tuple(grid.values()),
         grid_names=tuple(grid),
-        num_threads=plan.compute + 1,
+        num_threads=threads or plan.compute + 1,
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,

@@ -36,22 +36,17 @@ class BatchMaker:
 
         Its arrays are numpy's: the compiled step moves them to the device itself.
         """
+        columns, count = schedule.columns, len(schedule.chunks)
         slots = np.full(shape.rows, self._padding_slot, np.int32)
+        slots[:count] = self._written_slots(columns.sequences)
         lengths = np.zeros(shape.rows, np.int32)
-        contexts = np.zeros(shape.rows, np.int32)
+        lengths[:count] = columns.lengths
+        if shape.steps > 1:  # The further tokens of a row are not there yet.
+            lengths[:count] -= np.asarray(columns.steps, np.int32) - 1
+        contexts = lengths.copy()
+        contexts[:count] += np.asarray(columns.starts, np.int32)
         samples = np.zeros(shape.rows, bool)
-        drafts = np.zeros((shape.rows, shape.drafts), np.int32)
-        num_drafts = np.zeros(shape.rows, np.int32)
-        for row, chunk in enumerate(schedule.chunks):
-            sequence = chunk.sequence
-            self._write_table(sequence)
-            slots[row] = slot_of(sequence)
-            lengths[row] = length = chunk.length - chunk.steps + 1
-            contexts[row] = chunk.start + length
-            samples[row] = chunk.samples
-            if chunk.draft:
-                num_drafts[row] = len(chunk.draft)
-                drafts[row, : len(chunk.draft)] = chunk.draft
+        samples[:count] = columns.samples
         starts = np.zeros(shape.rows + 1, np.int32)
         np.cumsum(lengths, out=starts[1:])
         arrays: dict[str, Any] = {
@@ -62,19 +57,26 @@ class BatchMaker:
             "block_tables": self._tables[slots],
         }
         if shape.drafts:
-            arrays |= {"drafts": drafts, "num_drafts": num_drafts}
+            arrays["drafts"] = drafts = np.zeros((shape.rows, shape.drafts), np.int32)
+            arrays["num_drafts"] = np.zeros(shape.rows, np.int32)
+            arrays["num_drafts"][:count] = [len(draft) for draft in columns.drafts]
+            for row, draft in enumerate(columns.drafts):
+                drafts[row, : len(draft)] = draft
         if shape.steps > 1:
             arrays["steps"] = np.zeros(shape.rows, np.int32)
-            arrays["steps"][: len(schedule.chunks)] = [chunk.steps for chunk in schedule.chunks]
+            arrays["steps"][:count] = columns.steps
         return StepBatch(**arrays)
 
-    def _write_table(self, sequence: Sequence) -> None:
-        """Bring a slot's row of the block tables up to date, from the first page that is new."""
-        slot, pages = slot_of(sequence), sequence.blocks.pages
-        written = self._num_written[slot]
-        if len(pages) > written:
-            self._tables[slot, written : len(pages)] = pages[written:]
-            self._num_written[slot] = len(pages)
+    def _written_slots(self, sequences: tuple[Sequence, ...]) -> list[int]:
+        """The slots of sequences, their rows of the block tables up to date."""
+        slots, num_written = [], self._num_written
+        for sequence in sequences:
+            slot, pages = slot_of(sequence), sequence.blocks.pages
+            if len(pages) > (written := num_written[slot]):
+                self._tables[slot, written : len(pages)] = pages[written:]
+                num_written[slot] = len(pages)
+            slots.append(slot)
+        return slots
 
 
 def slot_of(sequence: Sequence) -> int:

@@ -73,6 +73,17 @@ class CompletionBuilder:
         self.text += text
         return text
 
+    def take(self, token: int) -> bool:
+        """As `extend`, with one token."""
+        sequence = self.sequence
+        known = sequence.token_ids
+        if len(known) + 1 >= sequence.max_len or token in self._ends:
+            return False
+        known.append(token)
+        self.token_ids.append(token)
+        self._undecoded.append(token)
+        return True
+
     def extend(self, tokens: list[int]) -> bool:
         """Take in sampled tokens of which none is the last, where tokens alone are wanted; takes
         in nothing and returns False where one may be."""

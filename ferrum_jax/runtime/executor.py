@@ -21,6 +21,7 @@ from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.mesh import cache_on, placement_of, results_on, struct_on
 from ferrum_jax.runtime.programs import Programs, Recipe
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
+from ferrum_jax.runtime.special import SpecialSlots
 from ferrum_jax.runtime.speculation.model import AT_ONCE, DraftModel
 from ferrum_jax.runtime.step import run_step
 from ferrum_jax.runtime.taps.slots import TappedSlots
@@ -35,7 +36,6 @@ from ferrum_jax.runtime.transfer import (
 from ferrum_jax.sampler import (
     join_state,
     make_sampling_state,
-    processes_logits,
     slot_rows,
     split_state,
     write_masks,
@@ -98,7 +98,7 @@ class Executor:
         self.shapes = declared_shapes(engine)
         self._programs = Programs(self._recipe)
         self._padding_slot = engine.max_num_seqs
-        self._processing = [False] * self._padding_slot
+        self._special = SpecialSlots()
         self._max_model_len = max_model_len
         self._batches = BatchMaker(engine.max_num_seqs, -(-max_model_len // kv.page_size))
         self._kv = kv
@@ -155,7 +155,7 @@ class Executor:
         if not schedule.chunks:
             return ()
         self.num_steps += 1
-        self._restrict([c.sequence for c in schedule.chunks if c.samples and _is_guided(c)])
+        self._restrict(self._special.guided(schedule))
         parts = self._tapped.split(schedule)
         outputs = tuple((part, self._run(part, plan)) for part, plan in parts)
         self._drafted = {}
@@ -167,21 +167,21 @@ class Executor:
         All their tokens are known and all but the last have run; there are pages for the drafts.
         """
         assert self._draft_model is not None
-        chunks = [ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted]
-        processes = any(map(self._processes, chunks))
-        rows = min(shape.rows for shape in self.shapes if shape.rows >= len(chunks))
-        shape = _drafting_shape(rows, processes)
-        batch = self._batches.make(Schedule(tuple(chunks)), shape)
+        schedule = Schedule(
+            tuple(ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted)
+        )
+        rows = min(shape.rows for shape in self.shapes if shape.rows >= len(wanted))
+        shape = _drafting_shape(rows, self._special.process(schedule))
+        batch = self._batches.make(schedule, shape)
         moving, settings = self._sampling
         count = max(wanted.values())
         moving, drafts = self._draft_model.draft(batch, moving, settings, shape, count)
         self._sampling = moving, settings
         self._drafted = {sequence: len(sequence.token_ids) for sequence in wanted}
-        return np.asarray(drafts)[: len(chunks)].tolist()
+        return np.asarray(drafts)[: len(wanted)].tolist()
 
     def _run(self, schedule: Schedule, plan: TapPlan) -> StepOutput:
-        score = any(_scores(chunk) for chunk in schedule.chunks)
-        processes = any(map(self._processes, schedule.chunks))
+        score, processes = self._special.score(schedule), self._special.process(schedule)
         shape = choose_shape(self.shapes, schedule, score=score, processes=processes)
         if plan:
             shape = replace(shape, plan=plan)
@@ -311,7 +311,7 @@ class Executor:
                 request = sequence.request
                 processors = request.params.logits_processors
                 self._tapped.put(slot_of(sequence), request.taps, processors)
-                self._processing[slot_of(sequence)] = processes_logits(request.params)
+                self._special.put(sequence)
                 self._batches.admit(sequence)
             slots, rows = slot_rows(
                 [slot_update(sequence) for sequence in group],
@@ -323,14 +323,6 @@ class Executor:
             )
             state = _write_slots(join_state(*self._sampling), slots, rows)
             self._sampling = split_state(state)
-
-    def _processes(self, chunk: ScheduledChunk) -> bool:
-        """Whether its sampling, or the logprobs of its prompt, take more than a temperature."""
-        if not self._processing[slot_of(chunk.sequence)]:
-            return False
-        params = chunk.sequence.request.params
-        processed = params.prompt_logprobs is not None and params.logprobs_mode == "processed"
-        return chunk.samples or processed
 
     def _restrict(self, guided: list[Sequence]) -> None:
         """Tell the device what guided sequences may sample now."""
@@ -364,17 +356,3 @@ def _run_split(
 def _drafting_shape(rows: int, processes: bool) -> StepShape:
     """The shape of what a draft model begins a draft with."""
     return StepShape(AT_ONCE * rows, rows, drafts=AT_ONCE - 1, processes=processes)
-
-
-def _is_guided(chunk: ScheduledChunk) -> bool:
-    return chunk.sequence.request.params.guided is not None
-
-
-def _scores(chunk: ScheduledChunk) -> bool:
-    """Whether the chunk holds a position whose successor is a prompt token to be scored."""
-    request, end = chunk.sequence.request, chunk.start + chunk.length
-    return (
-        request.params.prompt_logprobs is not None
-        and request.score_from <= end
-        and chunk.start + 1 < len(request.prompt_token_ids)
-    )

@@ -189,21 +189,32 @@ class StepLoop:
     def _collect(self, schedule: Schedule, output: StepOutput) -> None:
         """Read a step's results and hand them to their sequences."""
         results = StepResults(schedule, output)
+        # Most rows are a token whose text nobody waits for.
+        plain = results.one_each and not results.any_failed and self._drafter is None
         for row, chunk in enumerate(schedule.chunks):
-            sequence = chunk.sequence
-            if chunk.samples:
-                sequence.num_pending -= chunk.steps
+            sequence, _, _, samples, _, steps = chunk
+            if samples:
+                sequence.num_pending -= steps
             if sequence.finished:
                 continue
             tracker = self.running[sequence.request.request_id]
             builder = tracker.builders[sequence.index]
-            places = results.places(row)
-            end = chunk.end
+            watched = tracker.prompt_scores is not None or tracker.captured is not None
+            if (
+                plain
+                and samples
+                and builder.tokens_alone
+                and not watched
+                and builder.take(results.tokens[row])
+            ):
+                tracker.note_token(sequence.index, results.read_at)
+                continue
+            places, end = results.places(row), chunk.end
             if results.any_failed and self._fails(tracker, builder, results, places[0], end):
                 continue
             if tracker.prompt_scores is not None:
                 results.fill(tracker.prompt_scores, row)
-            count = self._take(tracker, builder, chunk, results, places) if chunk.samples else 0
+            count = self._take(tracker, builder, chunk, results, places) if samples else 0
             if tracker.captured is not None:
                 tokens = sequence.token_ids[chunk.start : end + max(0, count - 1)]
                 values = results.captured(row, len(tokens))

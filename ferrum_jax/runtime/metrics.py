@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -68,22 +69,19 @@ class MetricsRecorder:
             started: when, in seconds on the recorder's clock.
             free_pages: KV pages that no sequence owns, after the step was given its own.
         """
-        counts, chunks = self._counts, schedule.chunks
-        tokens = sampled = prompt_tokens = 0
-        for chunk in chunks:
-            length = chunk.length
-            tokens += length
-            sampled += chunk.steps if chunk.samples else 0
-            prompt_left = len(chunk.sequence.request.prompt_token_ids) - chunk.start
-            if prompt_left > 0:
-                prompt_tokens += length if length < prompt_left else prompt_left
-        if chunks:
+        counts, columns = self._counts, schedule.columns
+        if schedule.chunks:
             counts.steps += 1
             counts.last_step = started
-        counts.rows += len(chunks)
-        counts.tokens += tokens
-        counts.sampled += sampled
-        counts.prompt_tokens += prompt_tokens
+        counts.rows += len(schedule.chunks)
+        counts.tokens += schedule.num_tokens
+        counts.sampled += sum(compress(columns.steps, columns.samples))
+        rows = zip(columns.sequences, columns.starts, columns.lengths, strict=True)
+        counts.prompt_tokens += sum(
+            min(length, sequence.prompt_len - start)
+            for sequence, start, length in rows
+            if start < sequence.prompt_len
+        )
         counts.preemptions += len(schedule.preempted)
         counts.swaps += len(schedule.swapped_out)
         counts.copied_pages += len(schedule.copies)

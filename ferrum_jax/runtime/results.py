@@ -27,6 +27,8 @@ class StepResults:
         self.failed: list[bool] = np.asarray(output.failed).tolist()
         self.stuck: list[bool] = np.asarray(output.stuck).tolist()
         self.any_failed = any(self.failed) or any(self.stuck)
+        self.one_each = self._each == output.steps == 1
+        """Whether a row's place is its number."""
         self.read_at = time.monotonic()
 
     def places(self, row: int) -> range:

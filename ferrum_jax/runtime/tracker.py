@@ -131,6 +131,13 @@ class RequestTracker:
         if self.first_scheduled is None:
             self.first_scheduled = time.monotonic()
 
+    def note_token(self, index: int, read_at: float) -> None:
+        """As `note_tokens`, with one token."""
+        if self.first_token is None:
+            self.first_token = read_at
+        if index == 0:
+            self.token_times.append(read_at)
+
     def note_tokens(self, index: int, read_at: float, count: int) -> None:
         """The host has read tokens of completion `index`, all at once."""
         if self.first_token is None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from ferrum_jax.types import Schedule, ScheduledChunk, Sequence
 
 Pages = tuple[int, ...]
+_chunk = partial(tuple.__new__, ScheduledChunk)
+"""A `ScheduledChunk` of a tuple of all its fields, in a third of the time: one per row and step."""
 
 
 @dataclass(slots=True)
@@ -24,13 +27,20 @@ class StepPlan:
     by_rank: list[Sequence] | None = None
     """The running sequences, the last to give way first; made when pages first run out."""
 
-    def put(self, sequence: Sequence, start: int, end: int, draft: tuple[int, ...] = ()) -> None:
-        """Let a sequence run tokens `[start, end)` and its draft, and count them as done."""
-        tokens = len(sequence.token_ids) + sequence.num_pending
+    def put(
+        self, sequence: Sequence, start: int, end: int, tokens: int, draft: tuple[int, ...] = ()
+    ) -> None:
+        """Let a sequence run tokens `[start, end)` and its draft, and count them as done.
+
+        Args:
+            tokens: that are known of it or on their way.
+        """
         samples = end == tokens and not sequence.request.score_only
-        end += len(draft)
-        self.chunks[sequence] = ScheduledChunk(sequence, start, end - start, samples, draft)
-        self.budget -= end - start
+        if draft:
+            end += len(draft)
+        length = end - start
+        self.chunks[sequence] = _chunk((sequence, start, length, samples, draft, 1))
+        self.budget -= length
         sequence.num_scheduled, sequence.num_drafted = end, len(draft)
         sequence.num_pending += samples
 

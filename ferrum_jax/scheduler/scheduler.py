@@ -68,7 +68,7 @@ class ContinuousScheduler(Roster):
                 plan, sequence, start, last
             ):
                 continue
-            plan.put(sequence, start, end, draft)
+            plan.put(sequence, start, end, tokens, draft)
 
     def _repeat(self, plan: StepPlan) -> None:
         """Where all that run decode and the host has no say, let them gain several tokens at once:
@@ -178,7 +178,7 @@ class ContinuousScheduler(Roster):
             sequence.num_cached = taken if not sequence.num_preemptions else sequence.num_cached
         start = sequence.num_scheduled
         self._prepare(plan, sequence, start, start + length)
-        plan.put(sequence, start, start + length)
+        plan.put(sequence, start, start + length, sequence.num_tokens)
         self._policy.admit(sequence)
         self._policy.serve((plan.chunks[sequence],))
         if self._blocks.caches_prefixes:

@@ -84,7 +84,7 @@ class Request:
         return known if self.params.prompt_logprobs is None else min(known, self.score_from - 1)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """One running continuation of a request: host state, owned by the engine.
 
@@ -131,15 +131,13 @@ class Sequence:
     """Tokens of the draft that is being verified; `num_scheduled` counts them."""
     mirostat_mus: list[float] = field(default_factory=list)
     """Mirostat's state after each generated token; empty without mirostat."""
+    prompt_len: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.prompt_len = len(self.request.prompt_token_ids)
         if not self.token_ids:
             self.token_ids = list(self.request.prompt_token_ids)
         self.priority = self.request.priority
-
-    @property
-    def prompt_len(self) -> int:
-        return len(self.request.prompt_token_ids)
 
     @property
     def num_tokens(self) -> int:

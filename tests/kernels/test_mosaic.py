@@ -51,14 +51,15 @@ COMPILED = {
     "int8": Call((32, 8, 128), kv_dtype=jnp.int8),
     "fp8, page 64": Call((32, 8, 128), kv_dtype=FP8, page=64),
     "int8, head 256": Call((16, 8, 256), kv_dtype=jnp.int8),
-    "latent": Call((128, 1, 576), value_dim=512, in_keys=True),
-    "latent, fp8": Call((128, 1, 576), value_dim=512, in_keys=True, kv_dtype=FP8),
+    # Pools that are larger than the queries, which the kernel wants in tiles.
+    "latent": Call((128, 1, 576), value_dim=512, in_keys=True, pages=2**15),
+    "latent, fp8": Call((128, 1, 576), value_dim=512, in_keys=True, kv_dtype=FP8, pages=2**16),
     "a pool of 2^33 elements": Call((32, 8, 128), pages=2**19),
 }
 
 
 SPILLS = {"head 256": 400, "int8": 16, "int8, head 256": 300, "latent": 3000, "latent, fp8": 1500}
-"""Bytes that both kernels together may spill: with jax 0.11.2 and ptxas 13.5 they spill 272, 4,
+"""Bytes that the kernels together may spill: with jax 0.11.2 and ptxas 13.5 they spill 272, 4,
 220, 2,616 and 1,204. Heads of 576 have more addresses of queries than registers to hold them."""
 SPILLED = r"stack frame, (\d+) bytes spill stores"
 
@@ -71,7 +72,7 @@ def h200() -> Target:
 @needs_gpu_compiler
 @pytest.mark.parametrize("name", COMPILED)
 def test_the_kernels_compile(name, tmp_path, monkeypatch):
-    """Both in one program: no copy of the pool, and with ptxas: enough registers."""
+    """All in one program: no copy of the pool, and with ptxas: enough registers."""
     for what, value in {"TO": str(tmp_path), "PTX": "1", "PTXAS": "1"}.items():
         monkeypatch.setenv(f"MOSAIC_GPU_DUMP_{what}", value)
     call = COMPILED[name]._replace(implementation="mosaic")
@@ -81,9 +82,9 @@ def test_the_kernels_compile(name, tmp_path, monkeypatch):
     if ptxas() is None:
         pytest.skip("ptxas is not installed (pip: nvidia-cuda-nvcc)")
     said = [path.read_text() for path in sorted(tmp_path.glob("*.ptxas"))]
-    assert len(said) == 2, "a decode and a prefill kernel"
+    assert len(said) == 3, "kernels for decode, the merge of its splits, and prefill"
     spilled = [int(count) for text in said for count in re.findall(SPILLED, text)]
-    assert len(spilled) == 2
+    assert len(spilled) == len(said)
     assert sum(spilled) <= SPILLS.get(name, 0), said
 
 

@@ -22,7 +22,7 @@ from tests.kernels.triton import allow_deprecated, needs_triton
 pytestmark = [needs_triton, allow_deprecated, pytest.mark.every_case]
 BASE = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25, rope=RopeConfig())
 LATENT = MLAConfig(
-    4, kv_rank=32, nope_dim=16, rope_dim=8, value_dim=16, scale=0.2, rope=RopeConfig()
+    4, kv_rank=32, nope_dim=16, rope_dim=16, value_dim=16, scale=0.2, rope=RopeConfig()
 )
 SLOPES = (0.5, 0.25, 0.125, 0.0625)
 MODELS = {
