@@ -53,6 +53,8 @@ class StepLoop:
         self.timeline: Timeline | None = None
         self.running: dict[int, RequestTracker] = {}
         self.done: dict[int, RequestTracker] = {}
+        self._owners: dict[Sequence, tuple[RequestTracker, CompletionBuilder]] = {}
+        """Of the sequences that have not ended."""
         self._followers: dict[int, list[Sequence]] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._in_flight: tuple[tuple[Schedule, StepOutput], ...] = ()
@@ -63,6 +65,7 @@ class StepLoop:
         """Take a new request in; its first sequence is queued by the caller."""
         request = tracker.request
         self.running[request.request_id] = tracker
+        self._owners |= {builder.sequence: (tracker, builder) for builder in tracker.builders}
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.request_id))
         if len(tracker.builders) > 1:
@@ -195,10 +198,10 @@ class StepLoop:
             sequence, _, _, samples, _, steps = chunk
             if samples:
                 sequence.num_pending -= steps
-            if sequence.finished:
+            owner = self._owners.get(sequence)
+            if owner is None:  # It has ended.
                 continue
-            tracker = self.running[sequence.request.request_id]
-            builder = tracker.builders[sequence.index]
+            tracker, builder = owner
             watched = tracker.prompt_scores is not None or tracker.captured is not None
             if (
                 plain
@@ -219,7 +222,7 @@ class StepLoop:
                 tokens = sequence.token_ids[chunk.start : end + max(0, count - 1)]
                 values = results.captured(row, len(tokens))
                 tracker.captured.put(chunk.start, tokens, values)
-            if sequence.request.score_only and end == len(sequence.token_ids):
+            if sequence.score_only and end == len(sequence.token_ids):
                 self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
 
     def _take(
@@ -308,6 +311,7 @@ class StepLoop:
         sequence, request_id = builder.sequence, tracker.request.request_id
         if tracker.keeps and sequence.finish_reason is FinishReason.LENGTH:
             tracker.snapshots[sequence.index] = self._scheduler.snapshot(sequence)
+        del self._owners[sequence]
         self._scheduler.finish(sequence)
         self._executor.forget(sequence)
         self._guides.forget(sequence)

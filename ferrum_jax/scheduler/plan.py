@@ -35,7 +35,7 @@ class StepPlan:
         Args:
             tokens: that are known of it or on their way.
         """
-        samples = end == tokens and not sequence.request.score_only
+        samples = end == tokens and not sequence.score_only
         if draft:
             end += len(draft)
         length = end - start

@@ -54,16 +54,18 @@ class ContinuousScheduler(Roster):
         for sequence in tuple(self._running):
             waiting -= 1
             tokens = len(sequence.token_ids) + sequence.num_pending
-            if tokens >= sequence.max_len and not sequence.request.score_only:
+            if tokens >= sequence.max_len and not sequence.score_only:
                 continue  # Its last token is known, or on its way.
             if sequence.settles and sequence.num_pending:
                 continue
             start = sequence.num_scheduled
-            end = min(tokens, start + plan.budget)
+            end = tokens if tokens - start <= plan.budget else start + plan.budget
             if end <= start:
                 continue
-            draft = self._drafted(plan, sequence, start, end, waiting) if sequence.draft else ()
-            table, last = sequence.blocks, end + len(draft)
+            draft, table, last = (), sequence.blocks, end
+            if sequence.draft:
+                draft = self._drafted(plan, sequence, start, end, waiting)
+                last += len(draft)
             if (last > len(table.pages) * page_size or table.tail_shared) and not self._make_room(
                 plan, sequence, start, last
             ):

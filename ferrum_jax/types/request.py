@@ -132,9 +132,11 @@ class Sequence:
     mirostat_mus: list[float] = field(default_factory=list)
     """Mirostat's state after each generated token; empty without mirostat."""
     prompt_len: int = field(init=False)
+    score_only: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.prompt_len = len(self.request.prompt_token_ids)
+        self.score_only = self.request.score_only
         if not self.token_ids:
             self.token_ids = list(self.request.prompt_token_ids)
         self.priority = self.request.priority
