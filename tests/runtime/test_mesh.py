@@ -19,6 +19,8 @@ from ferrum_jax.models.families import read_config
 from ferrum_jax.models.partition import check_divides
 from tests.parity.golden import DELTA_RULES, load_case, write_checkpoint
 
+pytestmark = pytest.mark.xdist_group("mesh")
+"""One worker, which computes the cases once."""
 ROOT = Path(__file__).parents[2]
 INVARIANT = {"batch_invariant": True}
 CASES = {
