@@ -97,7 +97,6 @@ def mosaic_decode(
         interpret=interpret,
     )
     parts, parts_lse = kernel(q_XBQH, singles.rows, singles.positions, *pool_arrays(pool))
-
     if sinks is not None:
         sinks = jnp.pad(sinks.reshape(K, N // K), ((0, 0), (0, G * plan.groups - N // K)))
         sinks = sinks.reshape(B, G)
@@ -120,7 +119,6 @@ def _attend_split(plan: Plan, q_ref: Any, rows_ref: Any, positions_ref: Any, *re
     split, head, index = map(lax.axis_index, ("split", "head", "token"))
     warpgroup = lax.axis_index("warpgroup")
     span = _span(positions_ref[index], split, plan)
-
     team = Team(plan, warpgroup, together)
 
     @pl.when((span.num_blocks > 0) & (warpgroup == plan.compute))
