@@ -31,7 +31,7 @@ THREADS = {"NPROC": "16"}
 def test_the_interpreted_kernels():
     command = [sys.executable, "-m", "pytest", "-n0", "tests/kernels/interpreted_mosaic.py"]
     ended = subprocess.run(
-        command, env=os.environ | THREADS, cwd=ROOT, capture_output=True, text=True, timeout=900
+        command, env=os.environ | THREADS, cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert ended.returncode == 0, ended.stdout[-6000:]
     (passed,) = re.findall(r"(\d+) passed", ended.stdout)
