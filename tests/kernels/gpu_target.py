@@ -176,7 +176,7 @@ class Kernel(NamedTuple):
     """Bytes."""
 
 
-def assembled(dump: Path, gpu: GPU, prefix: str = "paged_") -> list[Kernel]:
+def assembled(dump: Path, gpu: GPU, prefix: str) -> list[Kernel]:
     """Registers and spills of the kernels of such names whose PTX lies in a folder."""
     assembler = ptxas()
     assert assembler is not None
@@ -204,3 +204,21 @@ def run_dumping(script: str, dump: Path) -> None:
         [sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
+
+
+ONE_PROCESS = """
+import warnings
+warnings.simplefilter("ignore")
+from {module} import CALLS
+from tests.kernels.gpu_target import GPUS, Target
+target = Target(GPUS["H200"])
+for index, call in enumerate(CALLS.values()):
+    call.compile(target, f"call{{index}}")
+"""
+
+
+def assembled_calls(module: str, dump: Path, prefix: str) -> list[Kernel]:
+    """Registers and spills for an H200 of the kernels of a test module's `CALLS`, whose programs
+    are named call0, call1, ..."""
+    run_dumping(ONE_PROCESS.format(module=module), dump)
+    return assembled(dump, GPUS["H200"], prefix)

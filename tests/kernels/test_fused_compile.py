@@ -14,10 +14,9 @@ from pallas_kernels.fused import add_rms_norm, rope_write, top_p_sample
 from tests.kernels.gpu_target import (
     GPUS,
     Target,
-    assembled,
+    assembled_calls,
     needs_gpu_compiler,
     ptxas,
-    run_dumping,
 )
 from tests.kernels.triton import allow_deprecated
 
@@ -123,20 +122,9 @@ def test_the_kernels_compile_and_copy_nothing(name, gpu):
     assert memory.temp_size_in_bytes <= 1024
 
 
-ONE_PROCESS = """
-import warnings
-warnings.simplefilter("ignore")
-from tests.kernels.test_fused_compile import CALLS, GPUS, Target
-target = Target(GPUS['H200'])
-for index, call in enumerate(CALLS.values()):
-    call.compile(target, f"call{index}")
-"""
-
-
 @pytest.mark.skipif(ptxas() is None, reason="ptxas is not installed (pip: nvidia-cuda-nvcc)")
 def test_no_kernel_spills_registers_on_an_h200(tmp_path):
-    run_dumping(ONE_PROCESS, tmp_path)
-    found = {kernel.program: kernel for kernel in assembled(tmp_path, GPUS["H200"], "fused_")}
+    found = {kernel.program: kernel for kernel in assembled_calls(__name__, tmp_path, "fused_")}
     for index, name in enumerate(CALLS):
         kernel = found[f"call{index}"]
         assert 0 < kernel.registers <= 255, (name, kernel)

@@ -38,10 +38,9 @@ from pallas_kernels import paged_attention
 from tests.kernels.gpu_target import (
     GPUS,
     Target,
-    assembled,
+    assembled_calls,
     needs_gpu_compiler,
     ptxas,
-    run_dumping,
 )
 from tests.kernels.triton import allow_deprecated
 
@@ -150,20 +149,9 @@ def test_the_kernels_compile(name, gpu):
     assert program.memory_analysis().temp_size_in_bytes < call.pool_bytes / 4
 
 
-ONE_PROCESS = """
-import warnings
-warnings.simplefilter("ignore")
-from tests.kernels.test_gpu_compile import CALLS, GPUS, Target
-target = Target(GPUS['H200'])
-for index, call in enumerate(CALLS.values()):
-    call.compile(target, f"call{index}")
-"""
-
-
 @pytest.mark.skipif(ptxas() is None, reason="ptxas is not installed (pip: nvidia-cuda-nvcc)")
 def test_no_kernel_spills_registers_on_an_h200(tmp_path):
-    run_dumping(ONE_PROCESS, tmp_path)
-    found = assembled(tmp_path, GPUS["H200"])
+    found = assembled_calls(__name__, tmp_path, "paged_")
     for index, name in enumerate(CALLS):
         mine = {kernel.name: kernel for kernel in found if kernel.program == f"call{index}"}
         prefill = set() if name == "decodes" else {"paged_prefill"}
