@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-
 STYLES = {"": ("o", "#1f4e8c"), "GPTQ": ("v", "#b3541e"), "AWQ": ("s", "#4f7942")}
 """Marker and colour of each way to choose the values."""
 
