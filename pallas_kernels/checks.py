@@ -26,6 +26,14 @@ def has_triton() -> bool:
     return hasattr(plgpu, "load")
 
 
+def offsets_overflow(num_elements: int) -> bool:
+    """Whether Pallas-Triton's offsets overflow in an array of so many elements of one byte.
+
+    jax computes them in 32 bits, with a sign, for arrays of up to 2^32 bytes.
+    """
+    return 2**31 < num_elements <= 2**32
+
+
 def triton_refusal(
     *, head_dim: int, page_dtype: str, num_elements: int, q_dtype: str = "float32"
 ) -> str | None:
@@ -42,8 +50,7 @@ def triton_refusal(
         )
     if q_dtype not in DTYPES:
         return f"queries of {q_dtype} are not for the Triton kernels; use implementation 'xla'"
-    # jax computes offsets in 32 bits, with a sign, for arrays of up to 2^32 bytes.
-    if page_dtype in QUANTISED and 2**31 < num_elements <= 2**32:
+    if page_dtype in QUANTISED and offsets_overflow(num_elements):
         return (
             f"a pool of {num_elements} elements of one byte is between 2^31 and 2^32, where "
             "Pallas-Triton's offsets overflow; use fewer pages, or implementation 'xla'"
@@ -81,7 +88,7 @@ def mosaic_refusal(
         problem = "do not do ALiBi"
     elif q_dtype not in MOSAIC_DTYPES or page_dtype not in (q_dtype, *QUANTISED):
         problem = (
-            f"take queries and pages that are both bfloat16 or both float16, or quantised pages, "
+            "take queries and pages that are both bfloat16 or both float16, or quantised pages, "
             f"not {q_dtype} over {page_dtype}"
         )
     elif page_dtype in QUANTISED and q_dtype != "bfloat16":
@@ -155,8 +162,7 @@ def check_arrays(
     """Raise ValueError unless shapes and dtypes fit together."""
     named = {"q": (q, 3), "k_pages": (pool.k, 4), "block_tables": (pool.tables, 2)}
     for name, (array, rank) in named.items():
-        if array.ndim != rank or 0 in array.shape:
-            raise ValueError(f"{name} is {array.shape}; it must have {rank} dimensions, none empty")
+        check_rank(name, array, rank)
     (_, N, H), (P, page, K, _), R = q.shape, pool.k.shape, pool.tables.shape[0]
     V = H if pool.v is None else pool.v.shape[-1]
     for name, array, shape in (
@@ -169,8 +175,8 @@ def check_arrays(
         ("sinks", sinks, (N,)),
         ("alibi_slopes", slopes, (N,)),
     ):
-        if array is not None and array.shape != shape:
-            raise ValueError(f"{name} is {array.shape}; beside q {q.shape} it must be {shape}")
+        if array is not None:
+            check_shape(name, array, shape, f"q {q.shape}")
     if N % K:
         raise ValueError(f"{N} query heads cannot share {K} kv heads: K must divide N")
     _check_dtypes(q, pool, context_lens, query_starts)
@@ -207,3 +213,30 @@ def _check_dtypes(
             )
     if pool.v is None and pool.v_scales is not None:
         raise ValueError("v_scales is given and v_pages is None; values have their keys' scales")
+
+
+def check_triton(function: str) -> None:
+    """Raise NotImplementedError where this jax has no Pallas-Triton as the kernels need it."""
+    if not has_triton():
+        raise NotImplementedError(
+            f"{function} needs Pallas as in jax 0.10, and this is jax {jax.__version__}; "
+            f"use {function}_reference"
+        )
+
+
+def check_rank(name: str, array: jax.Array, rank: int) -> None:
+    """Raise ValueError unless an array has so many dimensions, none of them empty."""
+    if array.ndim != rank or 0 in array.shape:
+        raise ValueError(f"{name} is {array.shape}; it must have {rank} dimensions, none empty")
+
+
+def check_shape(name: str, array: jax.Array, shape: tuple[int, ...], beside: str) -> None:
+    """Raise ValueError unless an array has the shape that another one asks for."""
+    if array.shape != shape:
+        raise ValueError(f"{name} is {array.shape}; beside {beside} it must be {shape}")
+
+
+def check_dtype(name: str, array: jax.Array, dtypes: tuple[str, ...]) -> None:
+    """Raise ValueError unless an array has one of the dtypes."""
+    if array.dtype.name not in dtypes:
+        raise ValueError(f"{name} is {array.dtype}; cast it to {' or '.join(dtypes)}")

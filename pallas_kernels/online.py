@@ -198,6 +198,14 @@ def _visible(keys_C: jax.Array, inside_C: jax.Array, queries: Queries, rules: Ru
     return visible
 
 
+def float8_bits(pages: jax.Array) -> jax.Array:
+    """float8 as its bits, which `numbers` reads: no GPU that is older than the format needs to know
+    it. Other dtypes stay."""
+    if pages.dtype != jnp.float8_e4m3fn:
+        return pages
+    return lax.bitcast_convert_type(pages, jnp.uint8)
+
+
 def numbers(stored: jax.Array, dtype: Any) -> jax.Array:
     """Loaded elements as numbers of `dtype`.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from pallas_kernels.backward import attend_backward
 from pallas_kernels.checks import check_arrays, check_rules, refusal
 from pallas_kernels.decode import Singles, decode
-from pallas_kernels.online import Pool
+from pallas_kernels.online import Pool, float8_bits
 from pallas_kernels.prefill import prefill
 from pallas_kernels.reference import attend_reference
 from pallas_kernels.rules import Rules, token_places
@@ -98,7 +98,8 @@ def paged_attention(
         ValueError: arguments that do not fit together.
         NotImplementedError: what the implementation, or this jax, cannot do.
     """
-    pool = Pool(_bits(k_pages), _bits(v_pages), k_scales, v_scales, block_tables)
+    v_bits = None if v_pages is None else float8_bits(v_pages)
+    pool = Pool(float8_bits(k_pages), v_bits, k_scales, v_scales, block_tables)
     value = value_dim if v_pages is None else v_pages.shape[-1]
     rules = Rules(scale, window, chunk, soft_cap, alibi_rounded, value or 0)
     check_rules(rules, head_dim=q.shape[-1], value_dim=value_dim, has_values=v_pages is not None)
@@ -126,13 +127,6 @@ class Arrays(NamedTuple):
 
 def _fp32(x: jax.Array | None) -> jax.Array | None:
     return None if x is None else x.astype(jnp.float32)
-
-
-def _bits(pages: jax.Array | None) -> jax.Array | None:
-    """float8 as its bits: no GPU that is older than the format needs to know it."""
-    if pages is None or pages.dtype != jnp.float8_e4m3fn:
-        return pages
-    return jax.lax.bitcast_convert_type(pages, jnp.uint8)
 
 
 def _attend(

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.fused.checks import FLOATS, check_dtype, check_rank, check_shape, check_triton
+from pallas_kernels.checks import DTYPES, check_dtype, check_rank, check_shape, check_triton
 from pallas_kernels.launch import launch
 from pallas_kernels.online import EXACT, div, iota
 from pallas_kernels.rules import power_of_two
@@ -161,7 +161,7 @@ def _multiply_tile(
 def _check(x: jax.Array, weights: jax.Array, group_sizes: jax.Array) -> None:
     """Raise ValueError where shapes or dtypes do not fit."""
     check_rank("x", x, 2)
-    check_dtype("x", x, FLOATS)
+    check_dtype("x", x, DTYPES)
     check_rank("weights", weights, 3)
     check_dtype("weights", weights, (x.dtype.name,))
     E, _, num_outputs = weights.shape

@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.fused.checks import FLOATS, check_dtype, check_rank, check_shape, check_triton
+from pallas_kernels.checks import DTYPES, check_dtype, check_rank, check_shape, check_triton
 from pallas_kernels.launch import launch
 from pallas_kernels.online import iota
 from pallas_kernels.rules import power_of_two
@@ -134,8 +134,8 @@ def _norm_token(
 
 def _check(x: jax.Array, residual: jax.Array, weight: jax.Array) -> None:
     check_rank("x", x, 2)
-    check_dtype("x", x, FLOATS)
+    check_dtype("x", x, DTYPES)
     check_shape("residual", residual, x.shape, f"x {x.shape}")
     check_dtype("residual", residual, (x.dtype.name,))
     check_shape("weight", weight, x.shape[1:], f"x {x.shape}")
-    check_dtype("weight", weight, FLOATS)
+    check_dtype("weight", weight, DTYPES)

@@ -26,9 +26,16 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.fused.checks import FLOATS, check_dtype, check_rank, check_shape, check_triton
+from pallas_kernels.checks import (
+    DTYPES,
+    check_dtype,
+    check_rank,
+    check_shape,
+    check_triton,
+    offsets_overflow,
+)
 from pallas_kernels.launch import launch
-from pallas_kernels.online import EXACT, div, iota, numbers, rem
+from pallas_kernels.online import EXACT, div, float8_bits, iota, numbers, rem
 from pallas_kernels.rules import power_of_two
 
 STORED = ("int8", "uint8", "float8_e4m3fn")
@@ -67,8 +74,7 @@ def quantised_matmul(
     _check(x, values, scales)
     check_triton("quantised_matmul")
     T, num_outputs = x.shape[0], values.shape[1]
-    if values.dtype == jnp.float8_e4m3fn:
-        values = lax.bitcast_convert_type(values, jnp.uint8)
+    values = float8_bits(values)
     sizes = _sizes(x, num_outputs)
     blocks = _num_blocks(values, scales, sizes.inputs)
     turns = pl.cdiv(blocks, sizes.splits)
@@ -259,7 +265,7 @@ def _check(x: jax.Array, values: jax.Array, scales: jax.Array) -> None:
     """Raise ValueError where shapes or dtypes do not fit."""
     is_grouped = scales.ndim == 2
     check_rank("x", x, 2)
-    check_dtype("x", x, FLOATS)
+    check_dtype("x", x, DTYPES)
     check_rank("values", values, 2)
     check_dtype("values", values, ("uint8",) if is_grouped else STORED)
     check_rank("scales", scales, 2 if is_grouped else 1)
@@ -267,8 +273,7 @@ def _check(x: jax.Array, values: jax.Array, scales: jax.Array) -> None:
     (stored, num_outputs), groups = values.shape, scales.shape[0]
     check_shape("x", x, (x.shape[0], stored * scales.ndim), f"values of {values.shape}")
     check_shape("scales", scales, (*scales.shape[:-1], num_outputs), f"values of {values.shape}")
-    # jax computes offsets in 32 bits, with a sign, for arrays of up to 2^32 bytes.
-    if 2**31 < values.size <= 2**32:
+    if offsets_overflow(values.size):
         raise ValueError(
             f"{values.size} stored values are between 2^31 and 2^32, where Pallas-Triton's offsets "
             "overflow; divide the outputs among two calls"

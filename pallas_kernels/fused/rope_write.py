@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.fused.checks import check_triton
+from pallas_kernels.checks import check_triton
 from pallas_kernels.fused.eight_bits import (
     LARGEST,
     e4m3_bits,
@@ -33,7 +33,7 @@ from pallas_kernels.fused.eight_bits import (
 )
 from pallas_kernels.fused.written import Destination, Tokens, check_offsets, check_written
 from pallas_kernels.launch import launch
-from pallas_kernels.online import iota
+from pallas_kernels.online import float8_bits, iota
 from pallas_kernels.rules import power_of_two
 
 MAX_HEADS = 8
@@ -90,7 +90,7 @@ def rope_write(
             elements of one byte.
     """
     tokens = Tokens(q, k, v, cos, sin, write_pages, write_slots)
-    pool = Destination(_bits(k_pages), _bits(v_pages), k_scales, v_scales)
+    pool = Destination(float8_bits(k_pages), float8_bits(v_pages), k_scales, v_scales)
     check_written(tokens, pool)
     check_triton("rope_write")
     check_offsets(pool)
@@ -260,10 +260,3 @@ def _quantised(parts: list[_Part], dtype: Any) -> tuple[jax.Array, list[jax.Arra
     if dtype == jnp.uint8:
         return scales, [e4m3_bits(x) for x in values]
     return scales, [nearest(x).astype(jnp.int8) for x in values]
-
-
-def _bits(pages: jax.Array) -> jax.Array:
-    """float8 as its bits."""
-    if pages.dtype != jnp.float8_e4m3fn:
-        return pages
-    return lax.bitcast_convert_type(pages, jnp.uint8)

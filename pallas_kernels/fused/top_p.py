@@ -34,7 +34,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.fused.checks import check_dtype, check_rank, check_shape, check_triton
+from pallas_kernels.checks import check_dtype, check_rank, check_shape, check_triton
 from pallas_kernels.launch import launch
 from pallas_kernels.online import TINY, iota
 from pallas_kernels.rules import power_of_two

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pallas_kernels.fused.checks import FLOATS, check_dtype, check_rank, check_shape
+from pallas_kernels.checks import DTYPES, check_dtype, check_rank, check_shape, offsets_overflow
 from pallas_kernels.fused.eight_bits import LARGEST
 
 
@@ -33,12 +33,9 @@ class Destination(NamedTuple):
 
 
 def check_offsets(pool: Destination) -> None:
-    """Raise NotImplementedError for a pool that the kernel cannot reach into.
-
-    jax computes offsets in 32 bits, with a sign, for arrays of up to 2^32 bytes.
-    """
+    """Raise NotImplementedError for a pool that the kernel cannot reach into."""
     for name, pages in {"k_pages": pool.k, "v_pages": pool.v}.items():
-        if pages.dtype.itemsize == 1 and 2**31 < pages.size <= 2**32:
+        if pages.dtype.itemsize == 1 and offsets_overflow(pages.size):
             raise NotImplementedError(
                 f"{name} has {pages.size} elements of one byte, between 2^31 and 2^32, where "
                 "Pallas-Triton's offsets overflow; use fewer pages, or rope_write_reference"
@@ -78,12 +75,12 @@ def check_written(tokens: Tokens, pool: Destination) -> None:
 
 
 def _check_dtypes(tokens: Tokens, pool: Destination) -> None:
-    check_dtype("q", tokens.q, FLOATS)
+    check_dtype("q", tokens.q, DTYPES)
     for name, array in {"k": tokens.k, "v": tokens.v}.items():
         check_dtype(name, array, (tokens.q.dtype.name,))
     for name, array in {"write_pages": tokens.pages, "write_slots": tokens.slots}.items():
         check_dtype(name, array, ("int32",))
-    check_dtype("k_pages", pool.k, (*FLOATS, *LARGEST))
+    check_dtype("k_pages", pool.k, (*DTYPES, *LARGEST))
     check_dtype("v_pages", pool.v, (pool.k.dtype.name,))
     quantised = pool.k.dtype.name in LARGEST
     for name, array in {

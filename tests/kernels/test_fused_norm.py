@@ -105,7 +105,7 @@ def test_arguments_that_do_not_fit_are_named(function, changes, message):
 
 
 def test_a_jax_that_is_too_old_is_named(monkeypatch):
-    monkeypatch.setattr("pallas_kernels.fused.checks.has_triton", lambda: False)
+    monkeypatch.setattr("pallas_kernels.checks.has_triton", lambda: False)
     given = arguments((1, 3), jnp.float32)
     with pytest.raises(NotImplementedError, match="use add_rms_norm_reference"):
         add_rms_norm(*given, eps=EPS)
