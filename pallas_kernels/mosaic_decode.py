@@ -40,7 +40,9 @@ from pallas_kernels.mosaic_pages import (
     TILE_ROWS,
     Plan,
     Span,
+    by_head,
     copy_blocks,
+    in_groups,
     make_plan,
     matrix,
     num_pool_arrays,
@@ -67,14 +69,17 @@ def mosaic_decode(
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """`out` (`[T, N, V]` and log-sum-exp `[T, N]`) with the results of the tokens written in."""
-    (_, N, H), (_, page, K, _), X = q.shape, pool.k.shape, singles.tokens.shape[0]
-    plan, V = make_plan(q, pool, rules, tuning), rules.value_dim
-    sizes, G, B = plan.sizes, plan.group, K * plan.groups
+    plan, H, V, page = (
+        make_plan(q, pool, rules, tuning),
+        q.shape[2],
+        rules.value_dim,
+        pool.k.shape[1],
+    )
+    sizes, q_XBGH = plan.sizes, in_groups(plan, q[singles.tokens])
+    X, B, G, _ = q_XBGH.shape
     S = pl.cdiv(pool.tables.shape[1] * page, sizes.split_keys)
     Q = -(-G // TILE_ROWS) * TILE_ROWS
-    q_XKNH = q[singles.tokens].reshape(X, K, N // K, H)
-    q_XKNH = jnp.pad(q_XKNH, ((0, 0), (0, 0), (0, G * plan.groups - N // K), (0, 0)))
-    q_XBQH = jnp.pad(q_XKNH.reshape(X, B, G, H), ((0, 0), (0, 0), (0, Q - G), (0, 0)))
+    q_XBQH = jnp.pad(q_XBGH, ((0, 0), (0, 0), (0, Q - G), (0, 0)))
     blocks, barriers = ring_types(plan)
     kernel = kernel_of(
         _attend_split,
@@ -98,14 +103,12 @@ def mosaic_decode(
     )
     parts, parts_lse = kernel(q_XBQH, singles.rows, singles.positions, *pool_arrays(pool))
     if sinks is not None:
-        sinks = jnp.pad(sinks.reshape(K, N // K), ((0, 0), (0, G * plan.groups - N // K)))
-        sinks = sinks.reshape(B, G)
+        sinks = in_groups(plan, sinks[None])[0]
     merged = merge_splits(plan, parts, parts_lse, singles.positions, sinks, interpret=interpret)
     at = jnp.where(singles.positions >= 0, singles.tokens, q.shape[0])
 
     def written(before: jax.Array, x: jax.Array) -> jax.Array:
-        x = x.reshape(X, K, plan.groups * G, *x.shape[3:])[:, :, : N // K]
-        return before.at[at].set(x.reshape(X, *before.shape[1:]).astype(before.dtype), mode="drop")
+        return before.at[at].set(by_head(plan, x).astype(before.dtype), mode="drop")
 
     return written(out[0], merged[0]), written(out[1], merged[1])
 
@@ -131,7 +134,6 @@ def _attend_split(plan: Plan, q_ref: Any, rows_ref: Any, positions_ref: Any, *re
         worker = Worker(q_smem, weights_smem.at[warpgroup], ring, sees, team, lanes)
         turn = partial(visit, plan, span, worker)
         seen = lax.fori_loop(0, span.num_blocks, turn, empty(lanes))
-        team.wait()
         at = (index, split, head)
         write(seen, worker, out_smem, lse_smem, out_ref.at[at], lse_ref.at[at])
 

@@ -182,8 +182,11 @@ def visit(plan: Plan, span: Span, worker: Worker, turn: jax.Array, seen: Seen) -
 def write(
     seen: Seen, worker: Worker, out_smem: Any, lse_smem: Any, out_ref: Any, lse_ref: Any
 ) -> None:
-    """The results and the log-sum-exp (in log2) of the first rows, by way of shared memory; of
-    warpgroups that share the lanes, one writes for all of them."""
+    """The results and the log-sum-exp (in log2) of the first rows, by way of shared memory that
+    may be the queries' or the ring's; of warpgroups that share the lanes, one writes for all."""
+    share = len(worker.team.plan.shares) > 1
+    if share:
+        worker.team.wait()
     for lanes, part in zip(worker.lanes, seen.parts, strict=True):
         values = part / lax.broadcast_in_dim(seen.total, part.shape, [0])
         out_smem[:, lanes] = values.astype(out_smem.dtype)
@@ -191,7 +194,7 @@ def write(
     if writes:
         lse_smem[...] = seen.top + jnp.log2(seen.total)
     plgpu.commit_smem()
-    if len(worker.team.plan.shares) > 1:
+    if share:
         worker.team.wait()
     if writes:
         rows = pl.ds(0, lse_ref.shape[0])

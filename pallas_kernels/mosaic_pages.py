@@ -48,14 +48,22 @@ class Plan(NamedTuple):
     head_dim: int
     latent: bool
     """Whether a value is the beginning of its key."""
-    group: int
-    """Query heads of a program, which share a kv head."""
-    groups: int
-    """Such groups of a kv head."""
+    heads: int
+    """Query heads of a kv head."""
     tiles: int
     """Of 64 queries each, in a program."""
     compute: int
     """Warpgroups that multiply, each a tile or its share of the values' lanes; one more copies."""
+
+    @property
+    def groups(self) -> int:
+        """Groups of a kv head's query heads."""
+        return pl.cdiv(self.heads, MOSAIC_ROWS)
+
+    @property
+    def group(self) -> int:
+        """Query heads of a program, which share a kv head."""
+        return pl.cdiv(self.heads, self.groups)
 
     @property
     def piece(self) -> int:
@@ -123,10 +131,9 @@ class Ring(NamedTuple):
 
 def make_plan(q: jax.Array, pool: Pool, rules: Rules, tuning: Tuning, *, tiles: int = 1) -> Plan:
     """The plan for programs of up to `tiles` times 64 queries."""
-    heads, V = q.shape[1] // pool.k.shape[2], rules.value_dim
+    V = rules.value_dim
     tiles = tiles if V <= LANES else 1  # The results of longer values fill the registers of one.
     compute = tiles if V <= MOST_LANES else 2
-    groups = pl.cdiv(heads, MOSAIC_ROWS)
     return Plan(
         rules,
         mosaic_sizes(q, pool, rules, tuning, tiles=tiles, compute=compute),
@@ -135,11 +142,26 @@ def make_plan(q: jax.Array, pool: Pool, rules: Rules, tuning: Tuning, *, tiles: 
         stored=_as_float8(pool.k.dtype),
         head_dim=q.shape[2],
         latent=pool.v is None,
-        group=pl.cdiv(heads, groups),
-        groups=groups,
+        heads=q.shape[1] // pool.k.shape[2],
         tiles=tiles,
         compute=compute,
     )
+
+
+def in_groups(plan: Plan, x: jax.Array) -> jax.Array:
+    """`[X, N, ...]` of query heads as `[X, B, G, ...]` of programs; zeros behind a kv head's last."""
+    X, _, *rest = x.shape
+    x = x.reshape(X, -1, plan.heads, *rest)
+    unused = plan.groups * plan.group - plan.heads
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, unused), *((0, 0) for _ in rest)))
+    return x.reshape(X, -1, plan.group, *rest)
+
+
+def by_head(plan: Plan, x: jax.Array) -> jax.Array:
+    """`[X, B, G, ...]` of programs as `[X, N, ...]` of query heads."""
+    X, _, _, *rest = x.shape
+    x = x.reshape(X, -1, plan.groups * plan.group, *rest)[:, :, : plan.heads]
+    return x.reshape(X, -1, *rest)
 
 
 def pool_arrays(pool: Pool) -> list[Any]:

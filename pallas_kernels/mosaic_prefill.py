@@ -35,7 +35,9 @@ from pallas_kernels.mosaic_online import (
 )
 from pallas_kernels.mosaic_pages import (
     Plan,
+    by_head,
     copy_blocks,
+    in_groups,
     make_plan,
     matrix,
     num_pool_arrays,
@@ -69,18 +71,17 @@ def mosaic_prefill(
 ) -> tuple[jax.Array, jax.Array]:
     """`out` (`[T, N, V]` and log-sum-exp `[T, N]`) with the results of all rows of `at_least`
     tokens written in."""
-    (T, N, H), K = q.shape, pool.k.shape[2]
+    T, _, H = q.shape
     plan = make_plan(q, pool, rules, tuning, tiles=TILES)
-    M, G, B = plan.tiles * MOSAIC_ROWS, plan.group, K * plan.groups
+    M, G = plan.tiles * MOSAIC_ROWS, plan.group
     tiles = cut_tiles(query_starts, context_lens, T, M // G, at_least)
     X, Q = tiles.rows.shape[0], M // G
     offsets = jnp.arange(Q, dtype=jnp.int32)
     tokens_XQ = tiles.tokens[:, None] + offsets
     used_XQ = offsets < tiles.counts[:, None]
-    q_XQKNH = q[jnp.minimum(tokens_XQ, T - 1)].reshape(X, Q, K, N // K, H)
-    unused = G * plan.groups - N // K
-    q_XQKNH = jnp.pad(q_XQKNH, ((0, 0), (0, 0), (0, 0), (0, unused), (0, 0)))
-    q_XBMH = jnp.swapaxes(q_XQKNH.reshape(X, Q, B, G, H), 1, 2).reshape(X, B, Q * G, H)
+    q_XQBGH = in_groups(plan, q[jnp.minimum(tokens_XQ, T - 1).reshape(-1)]).reshape(X, Q, -1, G, H)
+    B = q_XQBGH.shape[2]
+    q_XBMH = jnp.swapaxes(q_XQBGH, 1, 2).reshape(X, B, Q * G, H)
     q_XBMH = jnp.pad(q_XBMH, ((0, 0), (0, 0), (0, M - Q * G), (0, 0)))
     blocks, barriers = ring_types(plan)
     kernel = kernel_of(
@@ -108,8 +109,7 @@ def mosaic_prefill(
     def by_token(x: jax.Array) -> jax.Array:
         """`[X, B, M, ...]` as `[X x Q, N, ...]`"""
         x = x[:, :, : Q * G].reshape(X, B, Q, G, *x.shape[3:])
-        x = jnp.swapaxes(x, 1, 2).reshape(X * Q, K, plan.groups * G, *x.shape[4:])
-        return x[:, :, : N // K].reshape(X * Q, N, *x.shape[3:])
+        return by_head(plan, jnp.swapaxes(x, 1, 2).reshape(X * Q, B, G, *x.shape[4:]))
 
     results, lse = by_token(results[..., : rules.value_dim]), by_token(lse) / LOG2_E
     if sinks is not None:
@@ -155,8 +155,6 @@ def _attend_tile(plan: Plan, q_ref: Any, *refs: Any) -> None:
         worker = Worker(q_here, weights_smem.at[warpgroup], ring, sees, team, lanes)
         turn = partial(visit, plan, span, worker)
         seen = lax.fori_loop(0, span.num_blocks, turn, empty(lanes))
-        if len(plan.shares) > 1:
-            team.wait()
         # The results take the place of the queries, whose last lanes stay where values are shorter.
         write(
             seen,
