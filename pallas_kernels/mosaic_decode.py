@@ -69,15 +69,10 @@ def mosaic_decode(
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """`out` (`[T, N, V]` and log-sum-exp `[T, N]`) with the results of the tokens written in."""
-    plan, H, V, page = (
-        make_plan(q, pool, rules, tuning),
-        q.shape[2],
-        rules.value_dim,
-        pool.k.shape[1],
-    )
+    plan, H, V = make_plan(q, pool, rules, tuning), q.shape[2], rules.value_dim
     sizes, q_XBGH = plan.sizes, in_groups(plan, q[singles.tokens])
     X, B, G, _ = q_XBGH.shape
-    S = pl.cdiv(pool.tables.shape[1] * page, sizes.split_keys)
+    S = pl.cdiv(pool.tables.shape[1] * plan.page, sizes.split_keys)
     Q = -(-G // TILE_ROWS) * TILE_ROWS
     q_XBQH = jnp.pad(q_XBGH, ((0, 0), (0, 0), (0, Q - G), (0, 0)))
     blocks, barriers = ring_types(plan)

@@ -149,7 +149,7 @@ def make_plan(q: jax.Array, pool: Pool, rules: Rules, tuning: Tuning, *, tiles: 
 
 
 def in_groups(plan: Plan, x: jax.Array) -> jax.Array:
-    """`[X, N, ...]` of query heads as `[X, B, G, ...]` of programs; zeros behind a kv head's last."""
+    """`[X, N, ...]` of query heads as `[X, B, G, ...]` of programs, zeros behind a kv head's."""
     X, _, *rest = x.shape
     x = x.reshape(X, -1, plan.heads, *rest)
     unused = plan.groups * plan.group - plan.heads

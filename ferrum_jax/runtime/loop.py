@@ -294,7 +294,7 @@ class StepLoop:
         sequence.token_ids.append(token)
         if params.mirostat is not None:
             sequence.mirostat_mus.append(results.mirostat_mu(place))
-        tracker.note_tokens(sequence.index, results.read_at, 1)
+        tracker.note_token(sequence.index, results.read_at)
         logprobs = None
         if params.num_logprobs is not None:
             logprobs = results.logprobs(place, params.num_logprobs, params.logprob_token_ids)

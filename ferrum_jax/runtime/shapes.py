@@ -68,11 +68,13 @@ def choose_shape(
     tokens = rows if steps > 1 else schedule.num_tokens
     if len(shapes) == 1 and rows <= shapes[0].rows and tokens <= shapes[0].tokens:
         return shapes[0]
-    columns, drafts = schedule.columns, 0
-    decodes = not score and columns.lengths == columns.steps
-    if any(columns.drafts):
-        drafts = max(map(len, columns.drafts))
-        decodes = not score and all(c.length == c.steps + len(c.draft) for c in schedule.chunks)
+    columns = schedule.columns
+    drafts = max(map(len, columns.drafts)) if any(columns.drafts) else 0
+    decodes = not score and (
+        all(c.length == c.steps + len(c.draft) for c in schedule.chunks)
+        if drafts
+        else columns.lengths == columns.steps
+    )
     for shape in shapes:
         if (
             (shape.score, shape.processes, shape.decodes) == (score, processes, decodes)

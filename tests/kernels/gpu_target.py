@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,6 +164,12 @@ class Target:
         with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
             traced = jax.jit(function, donate_argnums=donate).trace(*self.struct(args))
             return traced.lower(lowering_platforms=("cuda",)).compile()
+
+
+@cache
+def target(name: str) -> Target:
+    """The GPU of a name in `GPUS`."""
+    return Target(GPUS[name])
 
 
 class Kernel(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from tests.kernels.gpu_target import (
     assembled_calls,
     needs_gpu_compiler,
     ptxas,
+    target,
 )
 from tests.kernels.triton import allow_deprecated
 
@@ -106,17 +108,12 @@ CALLS = {
 }
 
 
-@cache
-def target(name: str) -> Target:
-    return Target(GPUS[name])
-
-
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("name", CALLS)
 def test_the_kernels_compile_and_copy_nothing(name, gpu):
     """What is donated is the same memory before and after, and there are no temporaries."""
     call = CALLS[name]
-    memory = CALLS[name].compile(target(gpu)).memory_analysis()
+    memory = call.compile(target(gpu)).memory_analysis()
     sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(call.given)]
     assert memory.alias_size_in_bytes >= sum(sizes)
     assert memory.temp_size_in_bytes <= 1024
@@ -124,8 +121,13 @@ def test_the_kernels_compile_and_copy_nothing(name, gpu):
 
 @pytest.mark.skipif(ptxas() is None, reason="ptxas is not installed (pip: nvidia-cuda-nvcc)")
 def test_no_kernel_spills_registers_on_an_h200(tmp_path):
-    found = {kernel.program: kernel for kernel in assembled_calls(__name__, tmp_path, "fused_")}
-    for index, name in enumerate(CALLS):
+    check_registers(__name__, CALLS, tmp_path, spills={})
+
+
+def check_registers(module: str, calls: Iterable[str], dump: Path, spills: dict[str, int]) -> None:
+    """A kernel for each call of a module, and no more spilled bytes than its name allows."""
+    found = {kernel.program: kernel for kernel in assembled_calls(module, dump, "fused_")}
+    for index, name in enumerate(calls):
         kernel = found[f"call{index}"]
         assert 0 < kernel.registers <= 255, (name, kernel)
-        assert kernel.spilled == 0, (name, kernel)
+        assert kernel.spilled <= spills.get(name, 0), (name, kernel)

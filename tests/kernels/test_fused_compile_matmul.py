@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import jax
@@ -13,12 +12,11 @@ from pallas_kernels.fused.grouped_matmul import grouped_matmul
 from pallas_kernels.fused.quantised_matmul import quantised_matmul
 from tests.kernels.gpu_target import (
     GPUS,
-    Target,
-    assembled_calls,
     needs_gpu_compiler,
     ptxas,
+    target,
 )
-from tests.kernels.test_fused_compile import Call
+from tests.kernels.test_fused_compile import Call, check_registers
 from tests.kernels.triton import allow_deprecated
 
 pytestmark = [needs_gpu_compiler, allow_deprecated]
@@ -75,11 +73,6 @@ SPILLS = {"fp8 as bits, odd sizes": 16}
 """Bytes that a kernel may spill where not none; jax 0.11.2 and ptxas 13.5 spill 8."""
 
 
-@cache
-def target(name: str) -> Target:
-    return Target(GPUS[name])
-
-
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("name", CALLS)
 def test_the_kernels_compile_and_turn_no_weights_into_floats(name, gpu):
@@ -94,8 +87,4 @@ def test_the_kernels_compile_and_turn_no_weights_into_floats(name, gpu):
 
 @pytest.mark.skipif(ptxas() is None, reason="ptxas is not installed (pip: nvidia-cuda-nvcc)")
 def test_no_kernel_spills_registers_on_an_h200(tmp_path):
-    found = {kernel.program: kernel for kernel in assembled_calls(__name__, tmp_path, "fused_")}
-    for index, name in enumerate(CALLS):
-        kernel = found[f"call{index}"]
-        assert 0 < kernel.registers <= 255, (name, kernel)
-        assert kernel.spilled <= SPILLS.get(name, 0), (name, kernel)
+    check_registers(__name__, CALLS, tmp_path, SPILLS)

@@ -6,7 +6,7 @@ XLA refuses a kernel that wants more shared memory than a block of the GPU can h
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +41,7 @@ from tests.kernels.gpu_target import (
     assembled_calls,
     needs_gpu_compiler,
     ptxas,
+    target,
 )
 from tests.kernels.triton import allow_deprecated
 
@@ -134,11 +135,6 @@ CALLS = {
 }
 SPILLS = {"latent": 16}
 """Bytes that a kernel may spill where not none; jax 0.11.2 and ptxas 13.5 spill 8."""
-
-
-@cache
-def target(name: str) -> Target:
-    return Target(GPUS[name])
 
 
 @pytest.mark.parametrize("gpu", GPUS)

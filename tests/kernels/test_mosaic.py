@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ import pytest
 
 from ferrum_jax.types import DataType, StepShape
 from pallas_kernels import checks
-from tests.kernels.gpu_target import GPUS, Target, needs_gpu_compiler, ptxas
+from tests.kernels.gpu_target import needs_gpu_compiler, ptxas, target
 from tests.kernels.test_gpu_compile import Call, check_step, step_of
 from tests.kernels.triton import allow_deprecated
 
@@ -64,11 +63,6 @@ SPILLS = {"head 256": 400, "int8": 16, "int8, head 256": 300, "latent": 3000, "l
 SPILLED = r"stack frame, (\d+) bytes spill stores"
 
 
-@cache
-def h200() -> Target:
-    return Target(GPUS["H200"])
-
-
 @needs_gpu_compiler
 @pytest.mark.parametrize("name", COMPILED)
 def test_the_kernels_compile(name, tmp_path, monkeypatch):
@@ -76,7 +70,7 @@ def test_the_kernels_compile(name, tmp_path, monkeypatch):
     for what, value in {"TO": str(tmp_path), "PTX": "1", "PTXAS": "1"}.items():
         monkeypatch.setenv(f"MOSAIC_GPU_DUMP_{what}", value)
     call = COMPILED[name]._replace(implementation="mosaic")
-    program = call.compile(h200())
+    program = call.compile(target("H200"))
     assert "mosaic_gpu" in program.as_text()
     assert program.memory_analysis().temp_size_in_bytes < call.pool_bytes / 2
     if ptxas() is None:
@@ -99,5 +93,5 @@ def test_the_kernels_compile(name, tmp_path, monkeypatch):
 )
 def test_a_whole_step_compiles_and_copies_no_cache(model, kv_dtype):
     function, arguments = step_of(model, StepShape(512, 16), kv_dtype, attention="mosaic")
-    program = h200().compile(function, *arguments, donate=(1, 3))
+    program = target("H200").compile(function, *arguments, donate=(1, 3))
     check_step(program, arguments[1], "mosaic_gpu")
