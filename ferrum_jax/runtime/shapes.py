@@ -7,18 +7,20 @@ from dataclasses import replace
 from ferrum_jax.types import EngineConfig, ResourceExhausted, Schedule, StepShape
 
 SMALLEST_PREFILL = 16
-GROWTH = 4
-"""Each prefill shape holds so many times the tokens of the one before."""
+READING_BINDS = 64
+"""Tokens up to which a step takes about as long as reading the weights does. From there on each
+prefill shape holds twice the tokens of the one before: a prompt that just misses one would
+otherwise take several times as long as it has to, for every token to come."""
 
 
 def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     """Every shape that an engine may run, the smaller first.
 
     Pure decode steps have one token a row, in powers of two up to `max_num_seqs`. Steps with a
-    prefill chunk have 16, 64, 256, ... tokens up to the budget, and at most half as many rows; the
-    largest takes every row. Those shapes exist a second time for steps that score their prompts,
-    and all of them a second time for steps whose sampling is more than a temperature: its programs
-    take longer to compile.
+    prefill chunk have 16, 64, 128, 256, ... tokens up to the budget, and at most half as many rows;
+    the largest takes every row. Those shapes exist a second time for steps that score their
+    prompts, and all of them a second time for steps whose sampling is more than a temperature: its
+    programs take longer to compile.
 
     With `decode_steps` above 1 there are decode steps that repeat so often, too.
 
@@ -31,10 +33,10 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
     longest, mixed_sizes = engine.draft_len, _mixed_sizes(engine)
     if engine.batch_invariant:
         return (StepShape(*mixed_sizes[-1], True, True, longest),)
-    rows = _powers(engine.max_num_seqs, 1, 2)
+    rows = _powers(engine.max_num_seqs)
     decodes = [
         StepShape(count * (1 + drafts), count, drafts=drafts)
-        for drafts in (0, *(_powers(longest, 1, 2) if longest else ()))
+        for drafts in (0, *(_powers(longest) if longest else ()))
         for count in rows
     ]
     if engine.decode_steps > 1:
@@ -46,10 +48,9 @@ def declared_shapes(engine: EngineConfig) -> tuple[StepShape, ...]:
 
 def _mixed_sizes(engine: EngineConfig) -> list[tuple[int, int]]:
     """Tokens and rows of the steps with a prefill chunk."""
-    sizes = [
-        (tokens, min(engine.max_num_seqs, max(1, tokens // 2)))
-        for tokens in _powers(engine.max_num_batched_tokens, SMALLEST_PREFILL, GROWTH)
-    ]
+    budget, few = engine.max_num_batched_tokens, SMALLEST_PREFILL
+    counts = [*([few] if few < budget else []), *_powers(budget, READING_BINDS)]
+    sizes = [(tokens, min(engine.max_num_seqs, max(1, tokens // 2))) for tokens in counts]
     sizes[-1] = (max(engine.max_num_batched_tokens, engine.max_num_seqs + 1), engine.max_num_seqs)
     # Another number of tokens than a decode step has tells a mixed step from it.
     each = 1 + engine.draft_len
@@ -90,11 +91,11 @@ def choose_shape(
     )
 
 
-def _powers(limit: int, first: int, factor: int) -> list[int]:
-    """first, first * factor, ... and the limit itself as the last."""
+def _powers(limit: int, first: int = 1) -> list[int]:
+    """first, twice that, ... and the limit itself as the last."""
     sizes = []
     size = min(first, limit)
     while size < limit:
         sizes.append(size)
-        size *= factor
+        size *= 2
     return [*sizes, limit]

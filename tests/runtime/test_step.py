@@ -51,9 +51,9 @@ def test_declared_shapes_of_the_default_engine():
     assert [replace(shape, processes=False) for shape in shapes if shape.processes] == plain
     assert {(s.tokens, s.rows) for s in plain if not s.score} == {
         *((n, n) for n in (1, 2, 4, 8, 16, 32, 64)),
-        *((16, 8), (64, 32), (256, 64), (512, 64)),
+        *((16, 8), (64, 32), (128, 64), (256, 64), (512, 64)),
     }
-    assert len(plain) == 15
+    assert len(plain) == 17
 
 
 @pytest.mark.parametrize(
