@@ -18,7 +18,7 @@ class Probe:
 
     def __init__(self, execute):
         self._execute = execute
-        self.lengths: list[int] = []
+        self.lengths: tuple[int, ...] = ()
         self.waits = False
         self.waited = self.dispatched = 0.0
 
@@ -26,7 +26,7 @@ class Probe:
         start = time.perf_counter()
         output = self._execute(schedule)
         dispatched = time.perf_counter()
-        self.lengths = [chunk.length for chunk in schedule.chunks]
+        self.lengths = schedule.columns.lengths
         if self.waits:
             jax.block_until_ready(output)
         self.dispatched, self.waited = dispatched - start, time.perf_counter() - dispatched
@@ -34,7 +34,7 @@ class Probe:
 
     def decodes(self, batch: int) -> bool:
         """Whether the last step was a decode step of the whole batch."""
-        return self.lengths == [1] * batch
+        return self.lengths == (1,) * batch
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class BlockTableManager:
     def num_missing(self, table: BlockTable, start: int, end: int) -> int:
         """Pages to take before tokens `[start, end)` can be written: new ones and a copy."""
         missing = max(0, -(-end // self._page_size) - len(table.pages))
+        if not table.tail_shared:
+            return missing
         return missing + (self._shared_tail(table, start) is not None)
 
     def can_write(self, table: BlockTable, start: int, end: int) -> bool:
@@ -84,16 +86,14 @@ class BlockTableManager:
                 f"{self._page_size} tokens and {self.num_free} of {self.num_total} are free; "
                 "end or preempt sequences, or raise EngineConfig.num_pages or memory_fraction"
             )
-        index = self._shared_tail(table, start)
-        pages = self.pool.allocate(missing)
-        copies: tuple[tuple[int, int], ...] = ()
-        if index is not None:
+        pages, copies = self.pool.allocate(missing), ()
+        if table.tail_shared and (index := self._shared_tail(table, start)) is not None:
             old, new = table.pages[index], pages.pop()
             table.pages[index] = new
             self.pool.free([old])
             copies = ((old, new),)
         table.pages += pages
-        table.tail_shared = False
+        table.tail_shared, table.room = False, len(table.pages) * self._page_size
         return copies
 
     def fork(self, table: BlockTable, num_tokens: int) -> BlockTable:
@@ -106,8 +106,14 @@ class BlockTableManager:
             )
         pages = table.pages[:count]
         self.pool.share(pages)
-        table.tail_shared = True
-        fork = BlockTable(pages, True, list(table.digests), table.num_cached, table.anchor)
+        table.tail_shared, table.room = True, 0
+        fork = BlockTable(
+            pages,
+            tail_shared=True,
+            digests=list(table.digests),
+            num_cached=table.num_cached,
+            anchor=table.anchor,
+        )
         self._uncover(fork, num_tokens // self._page_size)
         return fork
 
@@ -116,13 +122,14 @@ class BlockTableManager:
         count = self.pages_for(num_tokens)
         dropped, table.pages[count:] = table.pages[count:], []
         self.pool.free(reversed(dropped))
-        table.tail_shared = True
+        table.tail_shared, table.room = True, 0
         self._uncover(table, num_tokens // self._page_size)
 
     def release(self, table: BlockTable) -> None:
         """Give up the table's hold on its pages, and empty it; an empty table is left alone."""
         pages, table.pages = table.pages, []
-        table.tail_shared, table.num_cached, table.anchor = False, 0, None
+        table.tail_shared, table.room = False, 0
+        table.num_cached, table.anchor = 0, None
         # Last page first, so that the pool hands the pages out again in their old order, and the
         # end of a prefix is evicted before its beginning.
         self.pool.free(reversed(pages))
@@ -209,9 +216,9 @@ class BlockTableManager:
             table.digests.append(prefix.hash(before, self._page_tokens(tokens, i)))
 
     def _shared_tail(self, table: BlockTable, start: int) -> int | None:
-        """Which of the table's pages a write at `start` has to copy first."""
+        """Which of the pages of a table whose tail may be shared a write at `start` has to copy."""
         index = start // self._page_size
-        if not table.tail_shared or index >= len(table.pages):
+        if index >= len(table.pages):
             return None
         page = table.pages[index]
         shared = self.pool.holders(page) > 1 or (self.prefix is not None and page in self.prefix)

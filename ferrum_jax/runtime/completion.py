@@ -9,7 +9,7 @@ from ferrum_jax.tokenizer import IncrementalDetokenizer, StopMatcher
 from ferrum_jax.types import Completion, FinishReason, Logprob, Sequence, StreamDelta
 
 
-@dataclass
+@dataclass(slots=True)
 class CompletionBuilder:
     """Follows one sequence; without a tokenizer its text stays empty.
 
@@ -22,8 +22,19 @@ class CompletionBuilder:
     seed: int
     streams: bool
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
     text: str = ""
+    token_times: list[float] = field(default_factory=list)
+    """When the host read each token, in seconds."""
+    tokens_alone: bool = field(init=False)
+    """Whether nothing but its ids is wanted of a token when it comes."""
+    _eager: bool = field(init=False)
+    ends: frozenset[int] = field(init=False)
+    """Token ids of which any is the last."""
+    _detokenizer: IncrementalDetokenizer | None = field(init=False)
+    _stops: StopMatcher | None = field(init=False)
+    _num_decoded: int = field(init=False)
+    _hides_last: bool = field(init=False)
+    _sent_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._start()
@@ -46,25 +57,37 @@ class CompletionBuilder:
             or params.num_logprobs is not None
             or params.mirostat is not None
         )
-        """Whether nothing but its ids is wanted of a token when it comes."""
         ends = frozenset() if params.ignore_eos else self.eos_token_ids
-        self._ends = ends.union(params.stop_token_ids)
-        self._undecoded: list[int] = []
+        self.ends = ends.union(params.stop_token_ids)
         self._num_decoded = 0
+        self._hides_last = False
         self._sent_tokens = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.sequence.token_ids) - self.sequence.prompt_len
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens generated so far."""
+        return self._generated(0)
+
+    def _generated(self, first: int) -> list[int]:
+        return self.sequence.token_ids[self.sequence.prompt_len + first :]
 
     def push(self, token: int, logprobs: dict[int, Logprob] | None) -> str:
         """Take in a sampled token, decide whether it is the last; returns the new visible text."""
         sequence, params = self.sequence, self.sequence.request.params
-        self.token_ids.append(token)
+        sequence.token_ids.append(token)
         if logprobs is not None:
             self.logprobs.append(logprobs)
         if token in params.stop_token_ids:
             self._finish(FinishReason.STOP, token)
         elif token in self.eos_token_ids and not params.ignore_eos:
             self._finish(FinishReason.STOP, None)
-        if sequence.finish_reason is not FinishReason.STOP or params.include_stop_str_in_output:
-            self._undecoded.append(token)
+        stopped = sequence.finish_reason is FinishReason.STOP
+        self._hides_last = stopped and not params.include_stop_str_in_output
         text = self._decode() if self._eager else ""
         if sequence.finish_reason is None and len(sequence.token_ids) >= sequence.max_len:
             self._finish(FinishReason.LENGTH, None)
@@ -73,26 +96,14 @@ class CompletionBuilder:
         self.text += text
         return text
 
-    def take(self, token: int) -> bool:
-        """As `extend`, with one token."""
-        sequence = self.sequence
-        known = sequence.token_ids
-        if len(known) + 1 >= sequence.max_len or token in self._ends:
-            return False
-        known.append(token)
-        self.token_ids.append(token)
-        self._undecoded.append(token)
-        return True
-
-    def extend(self, tokens: list[int]) -> bool:
+    def extend(self, tokens: list[int], read_at: float) -> bool:
         """Take in sampled tokens of which none is the last, where tokens alone are wanted; takes
         in nothing and returns False where one may be."""
         known = self.sequence.token_ids
-        if len(known) + len(tokens) >= self.sequence.max_len or not self._ends.isdisjoint(tokens):
+        if len(known) + len(tokens) >= self.sequence.max_len or not self.ends.isdisjoint(tokens):
             return False
         known += tokens
-        self.token_ids += tokens
-        self._undecoded += tokens
+        self.token_times += [read_at] * len(tokens)
         return True
 
     def finish(self, reason: FinishReason) -> str:
@@ -103,24 +114,19 @@ class CompletionBuilder:
         return text
 
     def replay(self, other: CompletionBuilder) -> None:
-        """Take over what another completion of the same prompt has produced."""
-        self._take_in(other.token_ids, other.logprobs)
+        """Take over what another completion of the same tokens has produced besides them."""
+        self.logprobs = list(other.logprobs)
+        self.text = self._decode() if self._eager else ""
 
-    def rewind(self, count: int) -> None:
-        """Keep the first `count` tokens."""
-        tokens, logprobs = self.token_ids[:count], self.logprobs[:count]
-        self.token_ids, self.logprobs, self.text = [], [], ""
+    def rewind(self) -> None:
+        """Give up what belongs to tokens that the sequence has no more."""
+        del self.logprobs[self.num_tokens :]
         self._start()
-        self._take_in(tokens, logprobs)
-
-    def _take_in(self, tokens: list[int], logprobs: list[dict[int, Logprob]]) -> None:
-        self.token_ids, self.logprobs = list(tokens), list(logprobs)
-        self._undecoded = list(tokens)
         self.text = self._decode() if self._eager else ""
 
     def delta(self, text: str) -> StreamDelta:
         """What came since the last delta."""
-        tokens, self._sent_tokens = self.token_ids[self._sent_tokens :], len(self.token_ids)
+        tokens, self._sent_tokens = self._generated(self._sent_tokens), self.num_tokens
         return StreamDelta(
             request_id=self.sequence.request.request_id,
             index=self.sequence.index,
@@ -135,7 +141,7 @@ class CompletionBuilder:
         return Completion(
             index=self.sequence.index,
             text=self.text,
-            token_ids=list(self.token_ids),
+            token_ids=self.token_ids,
             logprobs=list(self.logprobs) if wanted else None,
             finish_reason=self.sequence.finish_reason,
             stop_reason=self.sequence.stop_reason,
@@ -144,9 +150,11 @@ class CompletionBuilder:
 
     def _decode(self) -> str:
         """The text of the tokens that are not decoded yet, cut at a stop string."""
-        tokens, self._undecoded = self._undecoded, []
         if self._detokenizer is None or self._stops is None:
             return ""
+        tokens = self._generated(self._num_decoded)
+        if self._hides_last:
+            del tokens[-1:]
         text = "".join(self._decode_token(token) for token in tokens)
         self._note_stop()
         return text

@@ -299,7 +299,7 @@ class Engine:
                 fewer tokens, or its request streams.
         """
         builder = self._settled(request_id, index)
-        sequence, generated = builder.sequence, len(builder.token_ids)
+        sequence, generated = builder.sequence, builder.num_tokens
         if isinstance(num_tokens, bool) or not isinstance(num_tokens, int):
             raise RequestError(f"num_tokens is {num_tokens!r}; it must be an integer")
         if not 0 <= num_tokens <= generated:
@@ -312,7 +312,7 @@ class Engine:
             self._scheduler.rewind(sequence, len(sequence.token_ids) - num_tokens)
             self._executor.forget(sequence)
             self._executor.refresh(sequence)
-            builder.rewind(generated - num_tokens)
+            builder.rewind()
 
     def clear_prefix_cache(self) -> None:
         """Forget all cached prefixes; what runs goes on."""

@@ -100,7 +100,9 @@ class Executor:
         self._padding_slot = engine.max_num_seqs
         self._special = SpecialSlots()
         self._max_model_len = max_model_len
-        self._batches = BatchMaker(engine.max_num_seqs, -(-max_model_len // kv.page_size))
+        self._batches = BatchMaker(
+            engine.max_num_seqs, -(-max_model_len // kv.page_size), kv.page_size
+        )
         self._kv = kv
         self._draft_len = engine.draft_len
         self._tapped = TappedSlots(self._padding_slot + 1, apart=engine.batch_invariant)
@@ -152,7 +154,7 @@ class Executor:
     def execute(self, schedule: Schedule) -> tuple[tuple[Schedule, StepOutput], ...]:
         self._move_pages(schedule)
         self._admit(schedule.admitted)
-        if not schedule.chunks:
+        if not schedule.num_rows:
             return ()
         self.num_steps += 1
         self._restrict(self._special.guided(schedule))
@@ -167,14 +169,14 @@ class Executor:
         All their tokens are known and all but the last have run; there are pages for the drafts.
         """
         assert self._draft_model is not None
-        schedule = Schedule(
-            tuple(ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted)
+        schedule = Schedule.of(
+            ScheduledChunk(s, len(s.token_ids) - AT_ONCE, AT_ONCE, True) for s in wanted
         )
         rows = min(shape.rows for shape in self.shapes if shape.rows >= len(wanted))
         shape = _drafting_shape(rows, self._special.process(schedule))
-        batch = self._batches.make(schedule, shape)
-        moving, settings = self._sampling
         count = max(wanted.values())
+        batch = self._batches.make(schedule, shape, ahead=count)
+        moving, settings = self._sampling
         moving, drafts = self._draft_model.draft(batch, moving, settings, shape, count)
         self._sampling = moving, settings
         self._drafted = {sequence: len(sequence.token_ids) for sequence in wanted}
@@ -228,7 +230,7 @@ class Executor:
     def _warm_up_drafts(self) -> None:
         if (model := self._draft_model) is None:
             return
-        (moving, settings), none = self._sampling, Schedule(chunks=())
+        (moving, settings), none = self._sampling, Schedule.of()
         for shape in self.shapes:
             model.follow(self._batches.make(none, shape), moving.history, shape)
             rows = _drafting_shape(shape.rows, shape.processes)
@@ -240,7 +242,7 @@ class Executor:
 
     def _following(self, schedule: Schedule, shape: StepShape) -> tuple[StepShape, ...]:
         """The decode shapes that a schedule leads to."""
-        rows = sum(chunk.samples for chunk in schedule.chunks)
+        rows = sum(schedule.columns.samples)
         following = {
             s.steps: replace(s, plan=shape.plan)
             for s in reversed(self.shapes)
@@ -252,7 +254,7 @@ class Executor:
         return tuple(following.values())
 
     def _recipe(self, shape: StepShape) -> Recipe:
-        batch = self._batches.make(Schedule(chunks=()), shape)
+        batch = self._batches.make(Schedule.of(), shape)
         tables = self._tables_of(shape.plan)
         arguments = (self._params_for(shape), self._cache, batch, *self._sampling, *tables)
         structs = jax.tree_util.tree_map(partial(struct_on, self._placement), arguments)

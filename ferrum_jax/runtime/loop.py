@@ -55,6 +55,8 @@ class StepLoop:
         self.done: dict[int, RequestTracker] = {}
         self._owners: dict[Sequence, tuple[RequestTracker, CompletionBuilder]] = {}
         """Of the sequences that have not ended."""
+        self._alone: dict[Sequence, CompletionBuilder] = {}
+        """Of those, the ones whose steps bring tokens alone."""
         self._followers: dict[int, list[Sequence]] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._in_flight: tuple[tuple[Schedule, StepOutput], ...] = ()
@@ -66,6 +68,9 @@ class StepLoop:
         request = tracker.request
         self.running[request.request_id] = tracker
         self._owners |= {builder.sequence: (tracker, builder) for builder in tracker.builders}
+        if not tracker.watched:
+            alone = (builder for builder in tracker.builders if builder.tokens_alone)
+            self._alone |= {builder.sequence: builder for builder in alone}
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.request_id))
         if len(tracker.builders) > 1:
@@ -192,38 +197,41 @@ class StepLoop:
     def _collect(self, schedule: Schedule, output: StepOutput) -> None:
         """Read a step's results and hand them to their sequences."""
         results = StepResults(schedule, output)
-        # Most rows are a token whose text nobody waits for.
+        # Most rows are a token whose text nobody waits for: they take a look at few objects.
         plain = results.one_each and not results.any_failed and self._drafter is None
-        for row, chunk in enumerate(schedule.chunks):
-            sequence, _, _, samples, _, steps = chunk
+        alone = self._alone if plain else {}
+        tokens, read_at, columns = results.tokens, results.read_at, schedule.columns
+        rows = zip(columns.sequences, columns.samples, columns.steps, strict=True)
+        for row, (sequence, samples, steps) in enumerate(rows):
             if samples:
                 sequence.num_pending -= steps
-            owner = self._owners.get(sequence)
-            if owner is None:  # It has ended.
-                continue
-            tracker, builder = owner
-            watched = tracker.prompt_scores is not None or tracker.captured is not None
-            if (
-                plain
-                and samples
-                and builder.tokens_alone
-                and not watched
-                and builder.take(results.tokens[row])
-            ):
-                tracker.note_token(sequence.index, results.read_at)
-                continue
-            places, end = results.places(row), chunk.end
-            if results.any_failed and self._fails(tracker, builder, results, places[0], end):
-                continue
-            if tracker.prompt_scores is not None:
-                results.fill(tracker.prompt_scores, row)
-            count = self._take(tracker, builder, chunk, results, places) if samples else 0
-            if tracker.captured is not None:
-                tokens = sequence.token_ids[chunk.start : end + max(0, count - 1)]
-                values = results.captured(row, len(tokens))
-                tracker.captured.put(chunk.start, tokens, values)
-            if sequence.score_only and end == len(sequence.token_ids):
-                self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
+                builder, known, token = alone.get(sequence), sequence.token_ids, tokens[row]
+                if (
+                    builder is not None
+                    and len(known) + 1 < sequence.max_len
+                    and token not in builder.ends
+                ):
+                    known.append(token)
+                    builder.token_times.append(read_at)
+                    continue
+            if sequence in self._owners:  # Else it has ended.
+                self._collect_row(schedule.chunks[row], results, row)
+
+    def _collect_row(self, chunk: ScheduledChunk, results: StepResults, row: int) -> None:
+        """All that a row may have brought."""
+        tracker, builder = self._owners[chunk.sequence]
+        sequence, places, end = chunk.sequence, results.places(row), chunk.end
+        if results.any_failed and self._fails(tracker, builder, results, places[0], end):
+            return
+        if tracker.prompt_scores is not None:
+            results.fill(tracker.prompt_scores, row)
+        count = self._take(tracker, builder, chunk, results, places) if chunk.samples else 0
+        if tracker.captured is not None:
+            tokens = sequence.token_ids[chunk.start : end + max(0, count - 1)]
+            values = results.captured(row, len(tokens))
+            tracker.captured.put(chunk.start, tokens, values)
+        if sequence.score_only and end == len(sequence.token_ids):
+            self._end(tracker, builder, builder.finish(FinishReason.LENGTH))
 
     def _take(
         self,
@@ -236,8 +244,7 @@ class StepLoop:
         """Hand a row's tokens to its sequence, until it ends; how many."""
         if builder.tokens_alone and not results.any_failed and self._drafter is None:
             tokens = [results.tokens[place] for place in places]
-            if builder.extend(tokens):
-                tracker.note_tokens(builder.sequence.index, results.read_at, len(tokens))
+            if builder.extend(tokens, results.read_at):
                 return len(tokens)
         sequence, drafted, accepted = builder.sequence, len(chunk.draft), len(places) - 1
         end = chunk.end
@@ -291,10 +298,9 @@ class StepLoop:
     ) -> None:
         sequence, token = builder.sequence, results.tokens[place]
         params = sequence.request.params
-        sequence.token_ids.append(token)
         if params.mirostat is not None:
             sequence.mirostat_mus.append(results.mirostat_mu(place))
-        tracker.note_token(sequence.index, results.read_at)
+        builder.token_times.append(results.read_at)
         logprobs = None
         if params.num_logprobs is not None:
             logprobs = results.logprobs(place, params.num_logprobs, params.logprob_token_ids)
@@ -312,6 +318,7 @@ class StepLoop:
         if tracker.keeps and sequence.finish_reason is FinishReason.LENGTH:
             tracker.snapshots[sequence.index] = self._scheduler.snapshot(sequence)
         del self._owners[sequence]
+        self._alone.pop(sequence, None)
         self._scheduler.finish(sequence)
         self._executor.forget(sequence)
         self._guides.forget(sequence)

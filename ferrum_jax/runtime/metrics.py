@@ -70,10 +70,10 @@ class MetricsRecorder:
             free_pages: KV pages that no sequence owns, after the step was given its own.
         """
         counts, columns = self._counts, schedule.columns
-        if schedule.chunks:
+        if schedule.num_rows:
             counts.steps += 1
             counts.last_step = started
-        counts.rows += len(schedule.chunks)
+        counts.rows += schedule.num_rows
         counts.tokens += schedule.num_tokens
         counts.sampled += sum(compress(columns.steps, columns.samples))
         rows = zip(columns.sequences, columns.starts, columns.lengths, strict=True)

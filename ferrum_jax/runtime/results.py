@@ -24,9 +24,8 @@ class StepResults:
         self.tokens: list[int] = np.asarray(output.tokens).tolist()
         """By place, of which a row has one, and one for each token of the longest draft."""
         self._rows = len(self.tokens) // (self._each * output.steps)
-        self.failed: list[bool] = np.asarray(output.failed).tolist()
-        self.stuck: list[bool] = np.asarray(output.stuck).tolist()
-        self.any_failed = any(self.failed) or any(self.stuck)
+        self.failed, self.stuck = np.asarray(output.failed), np.asarray(output.stuck)
+        self.any_failed = bool(self.failed.any() or self.stuck.any())
         self.one_each = self._each == output.steps == 1
         """Whether a row's place is its number."""
         self.read_at = time.monotonic()
@@ -85,7 +84,7 @@ class StepResults:
     @cached_property
     def _starts(self) -> list[int]:
         """Where each row's tokens begin on the flat token axis."""
-        return list(accumulate((chunk.length for chunk in self._schedule.chunks), initial=0))
+        return list(accumulate(self._schedule.columns.lengths, initial=0))
 
 
 def _to_host(values: TokenLogprobs) -> HostLogprobs:

@@ -65,7 +65,7 @@ def choose_shape(
     Raises:
         ResourceExhausted: none does; the scheduler and the shapes disagree about the limits.
     """
-    rows, steps = len(schedule.chunks), schedule.steps
+    rows, steps = schedule.num_rows, schedule.steps
     tokens = rows if steps > 1 else schedule.num_tokens
     if len(shapes) == 1 and rows <= shapes[0].rows and tokens <= shapes[0].tokens:
         return shapes[0]

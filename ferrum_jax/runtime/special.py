@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 from ferrum_jax.runtime.batches import slot_of
 from ferrum_jax.sampler import processes_logits
 from ferrum_jax.types import Schedule, ScheduledChunk, Sequence
@@ -48,7 +50,8 @@ def _of(slots: set[int], schedule: Schedule) -> list[ScheduledChunk]:
     """The chunks whose sequences have such a slot."""
     if not slots:
         return []
-    return [chunk for chunk in schedule.chunks if chunk.sequence.slot in slots]
+    running = [sequence.slot in slots for sequence in schedule.columns.sequences]
+    return list(compress(schedule.chunks, running)) if any(running) else []
 
 
 def _scores(chunk: ScheduledChunk) -> bool:

@@ -115,9 +115,6 @@ class RequestTracker:
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
     """By completion."""
     first_scheduled: float | None = None
-    first_token: float | None = None
-    token_times: list[float] = field(default_factory=list)
-    """When the host read each token of completion 0, in seconds."""
     ended: float | None = None
     num_drafted: int = 0
     num_accepted: int = 0
@@ -131,20 +128,6 @@ class RequestTracker:
         if self.first_scheduled is None:
             self.first_scheduled = time.monotonic()
 
-    def note_token(self, index: int, read_at: float) -> None:
-        """As `note_tokens`, with one token."""
-        if self.first_token is None:
-            self.first_token = read_at
-        if index == 0:
-            self.token_times.append(read_at)
-
-    def note_tokens(self, index: int, read_at: float, count: int) -> None:
-        """The host has read tokens of completion `index`, all at once."""
-        if self.first_token is None:
-            self.first_token = read_at
-        if index == 0:
-            self.token_times += [read_at] * count
-
     def note_draft(self, drafted: int, accepted: int) -> None:
         """A draft of a completion was verified."""
         self.num_drafted += drafted
@@ -153,6 +136,11 @@ class RequestTracker:
     def fail(self, message: str) -> None:
         """Note why the request failed; its other sequences go on."""
         self.error = message
+
+    @property
+    def watched(self) -> bool:
+        """Whether its steps bring more than tokens."""
+        return self.prompt_scores is not None or self.captured is not None
 
     @property
     def finished(self) -> bool:
@@ -169,14 +157,16 @@ class RequestTracker:
         return Metrics(
             arrival=request.arrival,
             first_scheduled=self.first_scheduled,
-            first_token=self.first_token,
+            first_token=min(
+                (b.token_times[0] for b in self.builders if b.token_times), default=None
+            ),
             finished=self.ended,
-            token_times=tuple(self.token_times),
+            token_times=tuple(self.builders[0].token_times),
             num_preemptions=sum(sequence.num_preemptions for sequence in sequences),
             num_swaps=sum(sequence.num_swaps for sequence in sequences),
             cached_tokens=sum(sequence.num_cached for sequence in sequences),
             prompt_tokens=len(request.prompt_token_ids),
-            generated_tokens=sum(len(builder.token_ids) for builder in self.builders),
+            generated_tokens=sum(builder.num_tokens for builder in self.builders),
             drafted_tokens=self.num_drafted,
             accepted_tokens=self.num_accepted,
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
-from ferrum_jax.types import Schedule, ScheduledChunk, Sequence
+from ferrum_jax.types import ChunkColumns, Schedule, ScheduledChunk, Sequence
 
 Pages = tuple[int, ...]
-_chunk = partial(tuple.__new__, ScheduledChunk)
-"""A `ScheduledChunk` of a tuple of all its fields, in a third of the time: one per row and step."""
+Row = tuple[int, bool, tuple[int, ...], int]
+"""Of a `ScheduledChunk` the length, whether it samples, the draft and the steps."""
+NEXT: Row = (1, True, (), 1)
+"""Of one that runs a sequence's last token and gains the next, as most do."""
 
 
 @dataclass(slots=True)
@@ -19,13 +21,23 @@ class StepPlan:
     budget: int
     """Tokens that the step still has room for."""
     swapped_out: list[tuple[Sequence, Pages]]
-    chunks: dict[Sequence, ScheduledChunk] = field(default_factory=dict)
+    starts: dict[Sequence, int] = field(default_factory=dict)
+    """Where the chunk of each sequence that has one starts."""
+    others: dict[Sequence, Row] = field(default_factory=dict)
+    """Of the chunks that are not `NEXT`, the rest."""
     copies: dict[Sequence, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     swapped_in: list[tuple[Sequence, Pages]] = field(default_factory=list)
     by_rank: list[Sequence] | None = None
     """The running sequences, the last to give way first; made when pages first run out."""
+
+    def put_next(self, sequence: Sequence, start: int) -> None:
+        """Let a sequence run its last token, to gain the next one: `put`, for what most do."""
+        self.starts[sequence] = start
+        self.budget -= 1
+        sequence.num_scheduled = start + 1
+        sequence.num_pending += 1
 
     def put(
         self, sequence: Sequence, start: int, end: int, tokens: int, draft: tuple[int, ...] = ()
@@ -38,33 +50,59 @@ class StepPlan:
         samples = end == tokens and not sequence.score_only
         if draft:
             end += len(draft)
-        length = end - start
-        self.chunks[sequence] = _chunk((sequence, start, length, samples, draft, 1))
-        self.budget -= length
+        self.starts[sequence] = start
+        if (row := (end - start, samples, draft, 1)) != NEXT:
+            self.others[sequence] = row
+        self.budget -= end - start
         sequence.num_scheduled, sequence.num_drafted = end, len(draft)
         sequence.num_pending += samples
 
     def repeat(self, sequence: Sequence, steps: int) -> ScheduledChunk:
         """Let one that decodes gain so many tokens at once; the chunk of the further ones."""
-        chunk, more = self.chunks[sequence], steps - 1
-        self.chunks[sequence] = chunk._replace(length=steps, steps=steps)
+        more = steps - 1
+        self.others[sequence] = (steps, True, (), steps)
         sequence.num_scheduled += more
         sequence.num_pending += more
-        return ScheduledChunk(sequence, chunk.start + 1, more, True)
+        return ScheduledChunk(sequence, self.starts[sequence] + 1, more, True)
 
     def withdraw(self, sequence: Sequence) -> bool:
         """Take a sequence's chunk back; whether a page was going to be copied for it."""
-        chunk = self.chunks.pop(sequence, None)
-        if chunk is not None:
-            self.budget += chunk.length
-            sequence.num_scheduled, sequence.num_drafted = chunk.start, 0
-            sequence.num_pending -= chunk.samples
+        start = self.starts.pop(sequence, None)
+        if start is not None:
+            length, samples, _, _ = self.others.pop(sequence, NEXT)
+            self.budget += length
+            sequence.num_scheduled, sequence.num_drafted = start, 0
+            sequence.num_pending -= samples
         return self.copies.pop(sequence, None) is not None
+
+    def chunk(self, sequence: Sequence) -> ScheduledChunk:
+        """What a sequence was given."""
+        return ScheduledChunk(sequence, self.starts[sequence], *self.others.get(sequence, NEXT))
+
+    def chunks(self) -> Iterator[ScheduledChunk]:
+        """What all were given."""
+        return map(self.chunk, self.starts)
+
+    def columns(self) -> ChunkColumns:
+        """The same, a tuple of each field: one by one only where they differ."""
+        sequences, starts = tuple(self.starts), tuple(self.starts.values())
+        if self.others:
+            rows = [self.others.get(sequence, NEXT) for sequence in sequences]
+            return ChunkColumns(sequences, starts, *zip(*rows, strict=True))
+        count, (length, samples, draft, steps) = len(starts), NEXT
+        return ChunkColumns(
+            sequences,
+            starts,
+            (length,) * count,
+            (samples,) * count,
+            (draft,) * count,
+            (steps,) * count,
+        )
 
     def schedule(self) -> Schedule:
         """The finished plan."""
         return Schedule(
-            chunks=tuple(self.chunks.values()),
+            self.columns(),
             admitted=tuple(self.admitted),
             preempted=tuple(self.preempted),
             swapped_out=tuple(self.swapped_out),

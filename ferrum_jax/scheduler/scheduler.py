@@ -37,9 +37,9 @@ class ContinuousScheduler(Roster):
             self._rotate(plan)
         rotated = len(plan.preempted)
         self._go_on(plan)
-        self._policy.serve(plan.chunks.values())
+        self._policy.serve(plan.chunks())
         if self._blocks.caches_prefixes:
-            self._cache_pages(plan.chunks)
+            self._cache_pages(plan.starts)
         # Nobody starts on pages that were just taken from another.
         if len(plan.preempted) == rotated:
             self._admit(plan)
@@ -50,32 +50,37 @@ class ContinuousScheduler(Roster):
 
     def _go_on(self, plan: StepPlan) -> None:
         """A chunk for every running sequence that has work, while pages and budget last."""
-        page_size, waiting = self._blocks.page_size, len(self._running)
+        waiting = len(self._running)
         for sequence in tuple(self._running):
             waiting -= 1
+            start = sequence.num_scheduled
             tokens = len(sequence.token_ids) + sequence.num_pending
+            if (
+                start + 1 == tokens < sequence.free_until
+                and tokens <= sequence.blocks.room
+                and plan.budget
+            ):
+                plan.put_next(sequence, start)
+                continue
             if tokens >= sequence.max_len and not sequence.score_only:
                 continue  # Its last token is known, or on its way.
             if sequence.settles and sequence.num_pending:
                 continue
-            start = sequence.num_scheduled
             end = tokens if tokens - start <= plan.budget else start + plan.budget
             if end <= start:
                 continue
-            draft, table, last = (), sequence.blocks, end
+            draft, last = (), end
             if sequence.draft:
                 draft = self._drafted(plan, sequence, start, end, waiting)
                 last += len(draft)
-            if (last > len(table.pages) * page_size or table.tail_shared) and not self._make_room(
-                plan, sequence, start, last
-            ):
+            if last > sequence.blocks.room and not self._make_room(plan, sequence, start, last):
                 continue
             plan.put(sequence, start, end, tokens, draft)
 
     def _repeat(self, plan: StepPlan) -> None:
         """Where all that run decode and the host has no say, let them gain several tokens at once:
         as many as there are free pages for, so that nobody takes another's next one."""
-        chunks = tuple(plan.chunks.values())
+        chunks = tuple(plan.chunks())
         if not all(c.samples and c.length == 1 and not c.sequence.single_steps for c in chunks):
             return
         steps = self._engine.decode_steps
@@ -182,7 +187,7 @@ class ContinuousScheduler(Roster):
         self._prepare(plan, sequence, start, start + length)
         plan.put(sequence, start, start + length, sequence.num_tokens)
         self._policy.admit(sequence)
-        self._policy.serve((plan.chunks[sequence],))
+        self._policy.serve((plan.chunk(sequence),))
         if self._blocks.caches_prefixes:
             self._cache_pages((sequence,))
         return True

@@ -58,7 +58,7 @@ from ferrum_jax.types.recurrent import (
 )
 from ferrum_jax.types.request import FinishReason, Priority, Request, RequestState, Sequence
 from ferrum_jax.types.sampling import SamplingParams
-from ferrum_jax.types.schedule import Schedule, ScheduledChunk
+from ferrum_jax.types.schedule import ChunkColumns, Schedule, ScheduledChunk
 from ferrum_jax.types.snapshot import Snapshot
 from ferrum_jax.types.speculation import Speculation
 from ferrum_jax.types.step import SamplingState, StepBatch, StepOutput, StepShape, TokenLogprobs
@@ -73,6 +73,7 @@ __all__ = [
     "AttentionConfig",
     "BlockTable",
     "ChoiceScore",
+    "ChunkColumns",
     "Completion",
     "ConfigError",
     "DataType",

@@ -50,13 +50,15 @@ class KVCache:
         return sum(leaf.nbytes for leaf in jax.tree_util.tree_leaves(self))
 
 
-@dataclass
+@dataclass(slots=True)
 class BlockTable:
     """The pages of one sequence, in the order of its tokens."""
 
     pages: list[int] = field(default_factory=list)
     tail_shared: bool = False
     """Whether the page that is written next may belong to others too, or be cached."""
+    room: int = 0
+    """Tokens that its pages hold; 0 while one that is still to be written may be others' too."""
     digests: list[bytes] = field(default_factory=list)
     """Chained content hashes of the leading full pages, as far as they were needed."""
     num_cached: int = 0

@@ -133,10 +133,14 @@ class Sequence:
     """Mirostat's state after each generated token; empty without mirostat."""
     prompt_len: int = field(init=False)
     score_only: bool = field(init=False)
+    free_until: int = field(init=False)
+    """Tokens up to which it gains one a step as a matter of course: 0 if it waits for its tokens to
+    be known, or generates none."""
 
     def __post_init__(self) -> None:
         self.prompt_len = len(self.request.prompt_token_ids)
         self.score_only = self.request.score_only
+        self.free_until = 0 if self.settles or self.score_only else self.max_len
         if not self.token_ids:
             self.token_ids = list(self.request.prompt_token_ids)
         self.priority = self.request.priority

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ferrum_jax.types.request import Sequence
 
 
 class ScheduledChunk(NamedTuple):
-    """Tokens `[start, start + length)` of a sequence. (A tuple: a step makes one per row.)"""
+    """Tokens `[start, start + length)` of a sequence."""
 
     sequence: Sequence
     start: int
@@ -30,8 +31,8 @@ class ScheduledChunk(NamedTuple):
 
 
 class ChunkColumns(NamedTuple):
-    """The fields of a step's chunks, a tuple of each: looking through one of them costs a tenth of
-    looking through the chunks."""
+    """The chunks of a step, a tuple of each of their fields: what a step of a thousand rows can
+    afford to make and to look through."""
 
     sequences: tuple[Sequence, ...] = ()
     starts: tuple[int, ...] = ()
@@ -40,12 +41,17 @@ class ChunkColumns(NamedTuple):
     drafts: tuple[tuple[int, ...], ...] = ()
     steps: tuple[int, ...] = ()
 
+    @classmethod
+    def of(cls, chunks: Iterable[ScheduledChunk]) -> ChunkColumns:
+        """The columns of some chunks."""
+        return cls(*zip(*chunks, strict=True))
+
 
 @dataclass(frozen=True)
 class Schedule:
     """The chunks of one step, and what had to give way."""
 
-    chunks: tuple[ScheduledChunk, ...]
+    columns: ChunkColumns
     admitted: tuple[Sequence, ...] = ()
     """Sequences that were given a slot in this step; their state must reach the device."""
     preempted: tuple[Sequence, ...] = ()
@@ -57,15 +63,25 @@ class Schedule:
     swapped_in: tuple[tuple[Sequence, tuple[int, ...]], ...] = ()
     """Admitted sequences and the pages that come back from host memory, before the step runs."""
 
+    @classmethod
+    def of(cls, chunks: Iterable[ScheduledChunk] = (), **moves: Any) -> Schedule:
+        """A schedule of some chunks; `moves` are its other fields."""
+        return cls(ChunkColumns.of(chunks), **moves)
+
     @cached_property
-    def columns(self) -> ChunkColumns:
-        return ChunkColumns(*zip(*self.chunks, strict=True))
+    def chunks(self) -> tuple[ScheduledChunk, ...]:
+        """The chunks one by one, made when they are first asked for."""
+        return tuple(map(ScheduledChunk._make, zip(*self.columns, strict=True)))
 
     @property
+    def num_rows(self) -> int:
+        return len(self.columns.sequences)
+
+    @cached_property
     def num_tokens(self) -> int:
         return sum(self.columns.lengths)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Steps that it takes: more than one only where every chunk is a decode without a draft."""
         return max(self.columns.steps, default=1)

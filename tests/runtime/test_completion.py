@@ -29,7 +29,6 @@ def push_all(tokenizer, text, params, *, streams=True):
     builder = CompletionBuilder(sequence, tokenizer, frozenset({2}), 0, streams)
     shown = []
     for token in tokenizer.encode(text, add_special_tokens=False):
-        sequence.token_ids.append(token)
         shown.append(builder.push(token, None))
         if sequence.finish_reason is not None:
             break
@@ -153,7 +152,6 @@ def test_streams_end_where_the_first_stop_string_ends(kinds, kind, data):
     builder = CompletionBuilder(sequence, tokenizer, frozenset(), 0, streams=True)
     plain, decided, shown = IncrementalDetokenizer(tokenizer), "", ""
     for token in ids:
-        sequence.token_ids.append(token)
         shown += builder.push(token, None)
         decided += plain.push(token)
         if sequence.finish_reason is not None:

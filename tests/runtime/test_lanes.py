@@ -190,7 +190,7 @@ class Slotted:
 
 
 def schedule(*slots):
-    return Schedule(chunks=tuple(ScheduledChunk(Slotted(slot), 0, 1, True) for slot in slots))
+    return Schedule.of(tuple(ScheduledChunk(Slotted(slot), 0, 1, True) for slot in slots))
 
 
 def acting(slots, plan):

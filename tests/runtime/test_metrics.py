@@ -107,7 +107,7 @@ class TestTracker:
         tracker = self.tracker()
         tracker.note_scheduled()
         for read_at in (101.0, 101.5, 103.0):
-            tracker.note_tokens(0, read_at, 1)
+            tracker.builders[0].token_times.append(read_at)
         metrics = tracker.metrics()
         assert metrics.first_scheduled == 100
         assert metrics.first_token == 101
@@ -116,9 +116,9 @@ class TestTracker:
 
     def test_token_times_are_those_of_completion_0_and_the_first_token_is_anyones(self):
         tracker = self.tracker(n=2)
-        tracker.note_tokens(1, 100.0, 1)
-        tracker.note_tokens(0, 102.0, 1)
-        tracker.note_tokens(1, 104.0, 2)
+        tracker.builders[1].token_times.append(100.0)
+        tracker.builders[0].token_times.append(102.0)
+        tracker.builders[1].token_times += [104.0, 104.0]
         assert tracker.metrics().first_token == 100
         assert tracker.metrics().token_times == (102,)
 
@@ -152,11 +152,11 @@ class TestSteps:
         metrics = recorder()
         a, b = sequence(0, prompt_len=10), sequence(1, prompt_len=3)
         steps = [
-            Schedule((ScheduledChunk(a, 0, 8, False),)),
-            Schedule((ScheduledChunk(a, 8, 2, True), ScheduledChunk(b, 0, 3, True))),
-            Schedule((ScheduledChunk(a, 10, 1, True), ScheduledChunk(b, 3, 1, True))),
+            Schedule.of((ScheduledChunk(a, 0, 8, False),)),
+            Schedule.of((ScheduledChunk(a, 8, 2, True), ScheduledChunk(b, 0, 3, True))),
+            Schedule.of((ScheduledChunk(a, 10, 1, True), ScheduledChunk(b, 3, 1, True))),
             # a was preempted: it computes its prompt and two of its own tokens again.
-            Schedule((ScheduledChunk(a, 0, 12, True),)),
+            Schedule.of((ScheduledChunk(a, 0, 12, True),)),
         ]
         for step in steps:
             metrics.note_step(step, started=100.0, free_pages=20)
@@ -174,7 +174,7 @@ class TestSteps:
     def test_what_gave_way_is_counted(self):
         metrics = recorder()
         a, b = sequence(0), sequence(1)
-        schedule = Schedule(
+        schedule = Schedule.of(
             (ScheduledChunk(a, 0, 1, False),),
             preempted=(a, b),
             swapped_out=((b, (4, 5)),),
@@ -186,7 +186,7 @@ class TestSteps:
 
     def test_a_schedule_without_chunks_is_no_step(self):
         metrics = recorder()
-        metrics.note_step(Schedule((), preempted=(sequence(),)), started=100.0, free_pages=20)
+        metrics.note_step(Schedule.of((), preempted=(sequence(),)), started=100.0, free_pages=20)
         seen = snapshot(metrics)
         assert seen.num_steps == 0
         assert seen.num_preemptions == 1
@@ -196,7 +196,9 @@ class TestSteps:
         metrics = recorder(num_pages=20)
         for free in (15, 2, 10):
             metrics.note_step(
-                Schedule((ScheduledChunk(sequence(), 0, 1, False),)), started=100.0, free_pages=free
+                Schedule.of((ScheduledChunk(sequence(), 0, 1, False),)),
+                started=100.0,
+                free_pages=free,
             )
         assert snapshot(metrics, free_pages=5).page_use == 15 / 20
         assert snapshot(metrics, free_pages=5).peak_page_use == 18 / 20
@@ -207,7 +209,7 @@ class TestSteps:
         metrics = recorder(clock)
         clock.now = 107.0
         chunk = ScheduledChunk(sequence(), 0, 1, False)
-        metrics.note_step(Schedule((chunk,)), started=104.0, free_pages=20)
+        metrics.note_step(Schedule.of((chunk,)), started=104.0, free_pages=20)
         assert snapshot(metrics).uptime == 7
         assert snapshot(metrics).since_last_step == 3
 
@@ -276,7 +278,7 @@ class TestWindow:
         metrics = recorder(window=8)
         for i in range(200):
             chunk = ScheduledChunk(sequence(i), 0, 1, False)
-            metrics.note_step(Schedule((chunk,)), started=100.0, free_pages=i % 20)
+            metrics.note_step(Schedule.of((chunk,)), started=100.0, free_pages=i % 20)
             metrics.note_finished(ended(tokens=40), (FinishReason.STOP,))
         times = vars(metrics._times)
         assert len(times) == 5
@@ -305,7 +307,7 @@ class TestStateOfTheEngine:
         clock = Clock(100.0)
         metrics = recorder(clock)
         chunk = ScheduledChunk(sequence(), 0, 1, True)
-        schedule = Schedule((chunk,), preempted=(sequence(),), copies=((1, 2),))
+        schedule = Schedule.of((chunk,), preempted=(sequence(),), copies=((1, 2),))
         metrics.note_step(schedule, started=100.0, free_pages=0)
         metrics.note_step_end(1.0)
         metrics.note_finished(ended(), (FinishReason.STOP,))
@@ -327,7 +329,7 @@ def busy() -> EngineMetrics:
     metrics = recorder(clock)
     chunk = ScheduledChunk(sequence(prompt_len=8), 0, 8, True)
     for _ in range(1500):
-        metrics.note_step(Schedule((chunk,)), started=100.0, free_pages=8)
+        metrics.note_step(Schedule.of((chunk,)), started=100.0, free_pages=8)
         metrics.note_step_end(0.001)
     for wait in range(10):
         metrics.note_finished(ended(first_scheduled=10 + wait / 8), (FinishReason.LENGTH,))

@@ -12,7 +12,7 @@ def sequence(slot, prompt_len=6, score_from=1, **params):
 
 
 def step(*chunks):
-    return Schedule(tuple(ScheduledChunk(*chunk) for chunk in chunks))
+    return Schedule.of(tuple(ScheduledChunk(*chunk) for chunk in chunks))
 
 
 def test_plain_sequences_need_nothing():

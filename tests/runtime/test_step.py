@@ -78,7 +78,7 @@ def test_every_schedule_within_the_limits_has_a_shape(settings):
                 ScheduledChunk(Sequence(request, 0, 4000), 0, length, False) for length in lengths
             )
             for score, processes in product((False, True), repeat=2):
-                schedule = Schedule(chunks)
+                schedule = Schedule.of(chunks)
                 shape = choose_shape(shapes, schedule, score=score, processes=processes)
                 assert shape.processes == processes
                 assert shape.tokens >= rows + extra
@@ -112,7 +112,7 @@ def test_every_step_with_drafts_has_a_shape(max_num_seqs, budget, batch_invarian
             if prompt:
                 length = 1 + min(prompt, room)
                 chunks.append(ScheduledChunk(Sequence(request, 0, 4000), 0, length, False))
-            schedule = Schedule(tuple(chunks))
+            schedule = Schedule.of(tuple(chunks))
             shape = choose_shape(shapes, schedule, score=False)
             assert shape.tokens >= schedule.num_tokens
             assert shape.rows >= rows
@@ -126,7 +126,7 @@ def test_an_undeclared_shape_is_a_loud_error():
     shapes = declared_shapes(fj.EngineConfig(max_num_seqs=1, max_num_batched_tokens=4))
     chunk = ScheduledChunk(Sequence(Request(0, (1,), fj.SamplingParams()), 0, 9), 0, 9, True)
     with pytest.raises(fj.ResourceExhausted, match="no declared shape holds a step of 9 tokens"):
-        choose_shape(shapes, Schedule((chunk,)), score=False)
+        choose_shape(shapes, Schedule.of((chunk,)), score=False)
 
 
 @pytest.mark.parametrize("shape", [StepShape(1, 1), StepShape(32, 4)], ids=str)

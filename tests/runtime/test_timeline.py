@@ -35,15 +35,15 @@ def preempted_and_resumed() -> Timeline:
     timeline = Timeline()
     record(
         timeline,
-        Schedule((ScheduledChunk(a, 0, 4, True), ScheduledChunk(b, 0, 3, False))),
-        Schedule((ScheduledChunk(a, 4, 1, True), ScheduledChunk(b, 3, 1, True))),
-        Schedule((ScheduledChunk(a, 5, 1, True),), preempted=(b,)),
-        Schedule((ScheduledChunk(b, 0, 5, True), ScheduledChunk(c, 0, 4, True))),
-        Schedule(
+        Schedule.of((ScheduledChunk(a, 0, 4, True), ScheduledChunk(b, 0, 3, False))),
+        Schedule.of((ScheduledChunk(a, 4, 1, True), ScheduledChunk(b, 3, 1, True))),
+        Schedule.of((ScheduledChunk(a, 5, 1, True),), preempted=(b,)),
+        Schedule.of((ScheduledChunk(b, 0, 5, True), ScheduledChunk(c, 0, 4, True))),
+        Schedule.of(
             (ScheduledChunk(b, 5, 1, True),), preempted=(c,), swapped_out=((c, (7,)),),
             copies=((1, 2), (3, 4)),
         ),
-        Schedule((ScheduledChunk(c, 4, 1, True),)),
+        Schedule.of((ScheduledChunk(c, 4, 1, True),)),
     )  # fmt: skip
     return timeline
 
@@ -123,7 +123,7 @@ class TestEvents:
 class TestBound:
     def test_the_oldest_steps_go_and_it_says_so(self):
         timeline = Timeline(max_steps=3)
-        schedules = [Schedule((ScheduledChunk(sequence(i), 0, 4, True),)) for i in range(5)]
+        schedules = [Schedule.of((ScheduledChunk(sequence(i), 0, 4, True),)) for i in range(5)]
         record(timeline, *schedules[:3])
         assert not timeline.truncated
         record(timeline, *schedules[3:])
@@ -141,7 +141,7 @@ class TestBound:
 def test_a_step_that_was_dispatched_early_begins_when_the_device_is_free():
     timeline = Timeline()
     for start, end in ((10.0, 12.0), (11.0, 13.0), (11.5, 13.0), (20.0, 21.0)):
-        timeline.record(Schedule(()), start, end, 0, 0, 0)
+        timeline.record(Schedule.of(()), start, end, 0, 0, 0)
     assert device_spans(timeline.steps) == [(0, 2), (2, 3), (3, 3), (10, 11)]
     assert device_spans(()) == []
 
@@ -268,7 +268,7 @@ class TestPlot:
 
     def test_a_short_run_is_drawn_in_milliseconds(self):
         timeline = Timeline()
-        schedule = Schedule((ScheduledChunk(sequence(0), 0, 4, True),))
+        schedule = Schedule.of((ScheduledChunk(sequence(0), 0, 4, True),))
         record(timeline, schedule, schedule, seconds=0.25)
         figure = timeline.plot()
         assert figure.axes[-1].get_xlabel() == "time since the first step [ms]"
@@ -287,7 +287,9 @@ class TestPlot:
 
     def test_many_sequences_are_cut_to_those_that_ran_first(self):
         timeline = Timeline()
-        record(timeline, *(Schedule((ScheduledChunk(sequence(i), 0, 4, True),)) for i in range(9)))
+        record(
+            timeline, *(Schedule.of((ScheduledChunk(sequence(i), 0, 4, True),)) for i in range(9))
+        )
         ax = timeline.plot(max_requests=5).axes[0]
         assert [label.get_text() for label in ax.get_yticklabels()] == list("01234")
         assert "first 5 and their 5 steps shown" in ax.get_title(loc="left")
@@ -299,7 +301,7 @@ class TestPlot:
     def test_rows_stay_readable(self, count):
         timeline = Timeline()
         chunks = tuple(ScheduledChunk(sequence(i), 0, 4, True) for i in range(count))
-        record(timeline, Schedule(chunks))
+        record(timeline, Schedule.of(chunks))
         figure = timeline.plot()
         figure.draw_without_rendering()
         ax = figure.axes[0]
@@ -312,7 +314,7 @@ class TestPlot:
         timeline = Timeline()
         runner = sequence(0)
         record(
-            timeline, *(Schedule((ScheduledChunk(runner, 4 + i, 1, True),)) for i in range(9000))
+            timeline, *(Schedule.of((ScheduledChunk(runner, 4 + i, 1, True),)) for i in range(9000))
         )
         (decodes,) = bars(timeline.plot().axes[0]).values()
         assert len(decodes) <= 2 * 1500

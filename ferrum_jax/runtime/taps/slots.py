@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,15 @@ from ferrum_jax.runtime.taps.lanes import (
     stack_processors,
     stack_taps,
 )
-from ferrum_jax.types import Adapters, ProcessorLane, Schedule, TapPlan, Taps, side_by_side
+from ferrum_jax.types import (
+    Adapters,
+    ChunkColumns,
+    ProcessorLane,
+    Schedule,
+    TapPlan,
+    Taps,
+    side_by_side,
+)
 
 NO_PLAN = TapPlan()
 NO_TAPS = Taps()
@@ -67,7 +76,7 @@ class TappedSlots:
         """The schedule with its plan; `apart`, as many parts as there are plans in it."""
         if not self._plans:
             return ((schedule, NO_PLAN),)
-        slots = [chunk.sequence.slot for chunk in schedule.chunks]
+        slots = [sequence.slot for sequence in schedule.columns.sequences]
         plans = [NO_PLAN if slot is None else self._plans.get(slot, NO_PLAN) for slot in slots]
         if not self._apart:
             return ((schedule, self._serving(set(plans))),)
@@ -75,10 +84,8 @@ class TappedSlots:
             (
                 replace(
                     schedule,
-                    chunks=tuple(
-                        chunk
-                        for chunk, its in zip(schedule.chunks, plans, strict=True)
-                        if its == plan
+                    columns=ChunkColumns.of(
+                        compress(schedule.chunks, [its == plan for its in plans])
                     ),
                 ),
                 plan,
