@@ -40,6 +40,10 @@ from ferrum_jax.types import (
 
 BLOCK_KEYS = 128
 """Keys that one iteration reads: long enough to amortise the loop, short enough to waste little."""
+DECODE_BLOCK_KEYS = 64
+"""The same in a step of decodes, where each sequence's last block is read in vain to its end. With
+128 a step took 1.02, 1.12 and 1.04 times as long for 1, 8 and 16 sequences of 130 to 160 tokens,
+and as long for 1,000 (100 million parameters, 2 CPU cores)."""
 PREFILL_TILE = 32
 """Queries that share one read of the keys in a step that mixes prefill and decode."""
 DECODE_GROUP = 16
@@ -97,6 +101,7 @@ def paged_meta(
     decode_only = fixed is None and num_tokens == num_rows * with_draft
     prefill_tile = min(PREFILL_TILE, num_tokens) if fixed is None else fixed[0]
     tile = with_draft if decode_only else prefill_tile
+    block_keys = DECODE_BLOCK_KEYS if decode_only else BLOCK_KEYS
     tiles_of_row = -(-lengths // tile)
     first_tile = jnp.cumsum(tiles_of_row) - tiles_of_row
     num_tiles = min(num_rows if decode_only else num_tokens // tile + num_rows, num_tokens)
@@ -125,7 +130,7 @@ def paged_meta(
         used_groups=-(-jnp.sum(tiles_of_row) // group),
         tile=tile,
         group=group,
-        block_pages=max(1, min(BLOCK_KEYS // page_size, num_pages)),
+        block_pages=max(1, min(block_keys // page_size, num_pages)),
     )
 
 
