@@ -41,7 +41,7 @@ def step_seconds(num_seqs):
 
 
 def object_seconds():
-    """CPU seconds of making one small object, of which a row of a step takes some."""
+    """CPU seconds of making one small object: what a row of a step costs is a few of them."""
     seconds = []
     for _ in range(15):
         start = time.thread_time()
