@@ -11,7 +11,7 @@ import jax
 
 from ferrum_jax.types import DeviceError, DeviceInfo
 
-MEMINFO = Path("/proc/meminfo")
+MEMINFO, CPUINFO = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
 
 def device_info() -> DeviceInfo:
@@ -36,6 +36,7 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
         compute_capability=_compute_capability(device),
+        multiplies_bfloat16=device.platform == "cpu" and _has_bfloat16_tiles(),
     )
 
 
@@ -87,6 +88,15 @@ def peak_memory() -> tuple[int | None, str]:
         return None, "process"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak if sys.platform == "darwin" else peak * 1024), "process"
+
+
+def _has_bfloat16_tiles() -> bool:
+    """Whether this CPU multiplies bfloat16 (AMX), and this jax knows how to."""
+    if jax.__version_info__ < (0, 10) or not CPUINFO.exists():
+        return False
+    lines = CPUINFO.read_text().splitlines()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return "amx_bf16" in flags.split()
 
 
 def _compute_capability(device: Any) -> float | None:

@@ -1,13 +1,15 @@
-"""Whether steps of few rows have weights laid out for them: on a CPU, where they fit."""
+"""How weights lie for steps of few rows and for the others, on a CPU."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from ferrum_jax.models import Params
-from ferrum_jax.models.outputs_first import copied_bytes, with_outputs_first
+from ferrum_jax.models.outputs_first import MOST_ROWS, copied_bytes, with_outputs_first
 from ferrum_jax.models.params import path_name
 from ferrum_jax.models.quantized import is_quantized
+from ferrum_jax.models.wide_sums import FEWEST_ROWS, with_wide_sums
 from ferrum_jax.types import DeviceInfo, EngineConfig
 
 SHARE = 0.25
@@ -22,6 +24,24 @@ def few_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) ->
     if not copies_fit(needed, engine, device):
         return None
     return with_outputs_first(params)
+
+
+def many_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) -> Params:
+    """The parameters for all other steps: on a CPU that multiplies bfloat16, asked to."""
+    return with_wide_sums(params) if multiplies_wide(params, engine, device) else params
+
+
+def most_few_rows(params: Params, engine: EngineConfig, device: DeviceInfo) -> int:
+    """Rows up to which a step has few."""
+    return FEWEST_ROWS - 1 if multiplies_wide(params, engine, device) else MOST_ROWS
+
+
+def multiplies_wide(params: Params, engine: EngineConfig, device: DeviceInfo) -> bool:
+    """Whether steps of more than a few rows multiply bfloat16 and sum in float32."""
+    if not device.multiplies_bfloat16 or engine.mesh is not None or engine.batch_invariant:
+        return False
+    leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quantized)
+    return params.embed.dtype == jnp.bfloat16 and not any(map(is_quantized, leaves))
 
 
 def copies_fit(needed: int, engine: EngineConfig, device: DeviceInfo) -> bool:

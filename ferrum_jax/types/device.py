@@ -20,6 +20,8 @@ class DeviceInfo:
     """Memory free when asked; None where the platform does not tell."""
     compute_capability: float | None = None
     """Of an NVIDIA GPU, as 9.0; None of anything else."""
+    multiplies_bfloat16: bool = False
+    """Whether it is a CPU with matrix products of bfloat16, which jax has to be asked for."""
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"
