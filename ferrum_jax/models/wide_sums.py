@@ -10,6 +10,9 @@ it, the result is what it was. In ms, for 75 million weights in 84 matrices and 
     a WideSums                   166    26    39    30    33    37    46    82   271
     float32, outputs first        36    22    23    36    43    63    87   175   742
 
+In whole steps a decode of 8 rows took 1.07 times as long with it as with the copies, one of 16
+0.84, one of 32 0.76; prefill of 512 tokens took 0.39 of the time of `x @ w`.
+
 A `WideSums` stands where an array of weights stood and multiplies as it did, `x @ w`.
 """
 
@@ -26,8 +29,8 @@ from jaxtyping import Array, Float
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import is_one_matrix, is_quantized
 
-FEWEST_ROWS = 5
-"""Rows from which it is the fastest way of the three."""
+FEWEST_ROWS = 9
+"""Rows from which it is the fastest way of the three, in whole steps."""
 
 
 @struct.dataclass

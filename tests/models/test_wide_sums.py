@@ -20,7 +20,7 @@ AMX = DeviceInfo(
     platform="cpu", kind="cpu", count=1, memory_bytes=None, free_bytes=10**9,
     multiplies_bfloat16=True,
 )  # fmt: skip
-ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_seqs=8,
+ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_seqs=16,
                          max_num_batched_tokens=128)  # fmt: skip
 
 
