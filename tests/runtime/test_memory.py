@@ -63,7 +63,9 @@ def test_the_largest_step_takes_what_its_program_says(batch_invariant):
     plan = plan_memory(config, engine, DataType.FLOAT32, compiles=True)
     with fj.LLM(config, init_params(config, seed=1), engine=engine) as llm:
         executor = llm.engine.executor
-        steps = [executor.memory_analysis(shape).temp_size_in_bytes for shape in executor.shapes]
+        most = max(shape.tokens for shape in executor.shapes)
+        large = [shape for shape in executor.shapes if 2 * shape.tokens >= most]
+        steps = [executor.memory_analysis(shape).temp_size_in_bytes for shape in large]
     assert plan.step == pytest.approx(max(steps), rel=0.1)
     assert plan.total == plan.weights + plan.copies + plan.cache + plan.slots + plan.step
 
