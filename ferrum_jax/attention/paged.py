@@ -184,7 +184,7 @@ def _attend(
         q_XQN = q[tokens_GXQ[index]]
         q_XQKGH = q_XQN.reshape(*q_XQN.shape[:2], spec.num_kv_heads, groups, spec.head_dim)
         tiles = q_XQKGH, positions_GXQ[index], rows_GX[index]
-        return _group(tiles, cache=cache, step=step, by_head=by_head, spec=spec, sink=sink)
+        return _group(*tiles, cache=cache, step=step, by_head=by_head, spec=spec, sink=sink)
 
     if rows_GX.shape[0] == 1:
         out = attend_group(0)
@@ -225,7 +225,9 @@ def _written(
 
 
 def _group(
-    tiles: tuple[Array, Array, Array],
+    q_XQKGH: Float[Array, "X Q K G H"],
+    positions_XQ: Int[Array, "X Q"],
+    rows_X: Int[Array, " X"],
     *,
     cache: LayerCache,
     step: PagedMeta,
@@ -234,7 +236,6 @@ def _group(
     sink: Array | None,
 ) -> Float[Array, "X Q K G H"]:
     """Online softmax of a group of tiles over their sequences' pages, block by block."""
-    q_XQKGH, positions_XQ, rows_X = tiles
     tables, pages_per_block = step.block_tables, step.block_pages
     block = pages_per_block * cache.k_pages.shape[1]
     # At least two blocks: XLA hoists the read of a lone one out of the loop, fuses it with the

@@ -62,8 +62,6 @@ class BlockTableManager:
     def num_missing(self, table: BlockTable, start: int, end: int) -> int:
         """Pages to take before tokens `[start, end)` can be written: new ones and a copy."""
         missing = max(0, -(-end // self._page_size) - len(table.pages))
-        if not table.tail_shared:
-            return missing
         return missing + (self._shared_tail(table, start) is not None)
 
     def can_write(self, table: BlockTable, start: int, end: int) -> bool:
@@ -86,8 +84,10 @@ class BlockTableManager:
                 f"{self._page_size} tokens and {self.num_free} of {self.num_total} are free; "
                 "end or preempt sequences, or raise EngineConfig.num_pages or memory_fraction"
             )
-        pages, copies = self.pool.allocate(missing), ()
-        if table.tail_shared and (index := self._shared_tail(table, start)) is not None:
+        index = self._shared_tail(table, start)
+        pages = self.pool.allocate(missing)
+        copies: tuple[tuple[int, int], ...] = ()
+        if index is not None:
             old, new = table.pages[index], pages.pop()
             table.pages[index] = new
             self.pool.free([old])
@@ -216,9 +216,9 @@ class BlockTableManager:
             table.digests.append(prefix.hash(before, self._page_tokens(tokens, i)))
 
     def _shared_tail(self, table: BlockTable, start: int) -> int | None:
-        """Which of the pages of a table whose tail may be shared a write at `start` has to copy."""
+        """Which of the table's pages a write at `start` has to copy first."""
         index = start // self._page_size
-        if index >= len(table.pages):
+        if not table.tail_shared or index >= len(table.pages):
             return None
         page = table.pages[index]
         shared = self.pool.holders(page) > 1 or (self.prefix is not None and page in self.prefix)

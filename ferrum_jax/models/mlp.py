@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ferrum_jax.models.outputs_first import OutputsFirst
 from ferrum_jax.models.params import MLPParams
-from ferrum_jax.models.quantized import QuantizedMatrix
 from ferrum_jax.models.taps import LayerTap
-from ferrum_jax.models.wide_sums import WideSums
 from ferrum_jax.types import Activation, MLPConfig
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
@@ -56,9 +53,9 @@ def mlp(
 def _joined(x: Float[Array, "T D"], weights: Any) -> Float[Array, "T U F"]:
     """`TD,DUF->TUF`. Of an array it is not written as a matmul of `[D, U x F]`: XLA makes that of
     it by itself, but could not divide F over devices then."""
-    if isinstance(weights, QuantizedMatrix | OutputsFirst | WideSums):
-        return (x @ weights.reshape(x.shape[-1], -1)).reshape(-1, *weights.shape[1:])
-    return jnp.tensordot(x, weights, 1)
+    if isinstance(weights, jax.Array):
+        return jnp.tensordot(x, weights, 1)
+    return (x @ weights.reshape(x.shape[-1], -1)).reshape(-1, *weights.shape[1:])
 
 
 def xielu(x: Array, alpha: Float[Array, 2]) -> Array:

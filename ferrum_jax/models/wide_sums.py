@@ -48,8 +48,13 @@ class WideSums:
         return replace(self, values=self.values.reshape(*shape))
 
     def __rmatmul__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
-        product = jnp.matmul(x, self.values, preferred_element_type=jnp.float32)
-        return product.astype(x.dtype)
+        return product_by_float32(x, self.values)
+
+
+def product_by_float32(x: Float[Array, "T I"], w: Float[Array, "I O"]) -> Float[Array, "T O"]:
+    """`x @ w` in its own dtype, rounded to it from float32."""
+    product = jnp.matmul(x, w, preferred_element_type=jnp.float32)
+    return product.astype(jnp.result_type(x, w))
 
 
 def with_wide_sums(params: Params) -> Params:

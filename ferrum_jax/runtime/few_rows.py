@@ -9,7 +9,7 @@ from ferrum_jax.models import Params
 from ferrum_jax.models.outputs_first import MOST_ROWS, copied_bytes, with_outputs_first
 from ferrum_jax.models.params import path_name
 from ferrum_jax.models.quantized import is_quantized
-from ferrum_jax.models.wide_sums import FEWEST_ROWS, with_wide_sums
+from ferrum_jax.models.wide_sums import FEWEST_ROWS
 from ferrum_jax.types import DeviceInfo, EngineConfig
 
 SHARE = 0.25
@@ -26,14 +26,9 @@ def few_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) ->
     return with_outputs_first(params)
 
 
-def many_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) -> Params:
-    """The parameters for all other steps: on a CPU that multiplies bfloat16, asked to."""
-    return with_wide_sums(params) if multiplies_wide(params, engine, device) else params
-
-
-def most_few_rows(params: Params, engine: EngineConfig, device: DeviceInfo) -> int:
-    """Rows up to which a step has few."""
-    return FEWEST_ROWS - 1 if multiplies_wide(params, engine, device) else MOST_ROWS
+def most_few_rows(wide: bool) -> int:
+    """Rows up to which a step has few, where others multiply `wide` or do not."""
+    return FEWEST_ROWS - 1 if wide else MOST_ROWS
 
 
 def multiplies_wide(params: Params, engine: EngineConfig, device: DeviceInfo) -> bool:

@@ -50,8 +50,8 @@ def _of(slots: set[int], schedule: Schedule) -> list[ScheduledChunk]:
     """The chunks whose sequences have such a slot."""
     if not slots:
         return []
-    running = [sequence.slot in slots for sequence in schedule.columns.sequences]
-    return list(compress(schedule.chunks, running)) if any(running) else []
+    are_there = [sequence.slot in slots for sequence in schedule.columns.sequences]
+    return list(compress(schedule.chunks, are_there)) if any(are_there) else []
 
 
 def _scores(chunk: ScheduledChunk) -> bool:

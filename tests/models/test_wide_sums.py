@@ -13,13 +13,10 @@ from ferrum_jax.models.outputs_first import MOST_ROWS, OutputsFirst
 from ferrum_jax.models.wide_sums import FEWEST_ROWS, WideSums, with_wide_sums
 from ferrum_jax.runtime import devices
 from ferrum_jax.runtime.few_rows import most_few_rows, multiplies_wide
-from ferrum_jax.types import DeviceInfo
+from tests.models.test_outputs_first import CPU
 from tests.runtime.models import model
 
-AMX = DeviceInfo(
-    platform="cpu", kind="cpu", count=1, memory_bytes=None, free_bytes=10**9,
-    multiplies_bfloat16=True,
-)  # fmt: skip
+AMX = replace(CPU, multiplies_bfloat16=True)
 ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_seqs=16,
                          max_num_batched_tokens=128)  # fmt: skip
 
@@ -56,7 +53,7 @@ def test_where_they_are_used():
     _, params = bfloat16_params()
     float32 = init_params(model("dense"), seed=2)
     assert multiplies_wide(params, ENGINE, AMX)
-    assert most_few_rows(params, ENGINE, AMX) == FEWEST_ROWS - 1
+    assert most_few_rows(multiplies_wide(params, ENGINE, AMX)) == FEWEST_ROWS - 1
     for settings, weights, device in (
         ({}, float32, AMX),
         ({}, params, replace(AMX, multiplies_bfloat16=False)),
@@ -64,8 +61,9 @@ def test_where_they_are_used():
         ({"mesh": (2,)}, params, AMX),
     ):
         engine = replace(ENGINE, **settings)
-        assert not multiplies_wide(weights, engine, device), settings
-        assert most_few_rows(weights, engine, device) == MOST_ROWS
+        wide = multiplies_wide(weights, engine, device)
+        assert not wide, settings
+        assert most_few_rows(wide) == MOST_ROWS
 
 
 @pytest.mark.parametrize(
