@@ -234,7 +234,7 @@ def _group(
     by_head: bool,
     spec: AttentionConfig,
     sink: Array | None,
-) -> Float[Array, "X Q K G H"]:
+) -> Float[Array, "X Q K G V"]:
     """Online softmax of a group of tiles over their sequences' pages, block by block."""
     tables, pages_per_block = step.block_tables, step.block_pages
     block = pages_per_block * cache.k_pages.shape[1]
@@ -314,9 +314,9 @@ class _Products(NamedTuple):
     """The two matmuls of attention with one block of keys, in the form that suits the tile."""
 
     scores: Callable[[Float[Array, "X C K H"]], Float[Array, "X K G Q C"]]
-    add: Callable[[Array, Array, Array, Float[Array, "X C K H"]], Array]
+    add: Callable[[Array, Array, Array, Float[Array, "X C K V"]], Array]
     """`(out, shrink, weights [X K G Q C], values) -> out`"""
-    heads: Callable[[Array], Float[Array, "X K G Q H"]]
+    heads: Callable[[Array], Float[Array, "X K G Q V"]]
     zeros: Array
 
 
