@@ -12,8 +12,10 @@ are few. It packs least where the weights are `[outputs, inputs]` and the produc
     bf16, outputs first         247            44     67           169
 
 So the copies are in fp32, of bf16, float16 and rounded weights too: they stand for the same values.
-(A rounded matrix is turned into floats before each product otherwise.) An `OutputsFirst` stands
-where an array of weights stood and multiplies as it did, `x @ w`.
+(A rounded matrix is turned into floats before each product otherwise.) A CPU that multiplies
+bfloat16 or int8 itself has copies of such weights as they are, and multiplies any number of rows
+with them (`models/narrow.py`). An `OutputsFirst` stands where an array of weights stood and
+multiplies as it did, `x @ w`.
 
 Dimension key: T rows, I inputs, O outputs.
 """
@@ -21,6 +23,7 @@ Dimension key: T rows, I inputs, O outputs.
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +33,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from ferrum_jax.models.narrow import narrow_product
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import flat_shape, is_one_matrix, is_quantized
+from ferrum_jax.types import DataType
 
 MOST_ROWS = 64
-"""Rows up to which it is the faster way."""
-COPY_BYTES = 4
+"""Rows up to which it is the faster way, in fp32."""
 TURNS = jax.__version_info__ >= (0, 6)
 """Whether the product is `[outputs, rows]` first: jax 0.5 fails on that layout in some programs."""
 
@@ -45,8 +49,17 @@ class OutputsFirst:
     """Weights in the place of an array `[inputs..., outputs...]`."""
 
     values: Any
-    """float32 [O, I]"""
+    """float32, bfloat16 or int8 [O, I]"""
     shape: tuple[int, ...] = struct.field(pytree_node=False)
+    scales: Any = None
+    """float32 [O], of rounded weights that are not in float32"""
+    factors: Any = None
+    """float32 [I], of theirs: what the inputs are multiplied by before"""
+
+    @property
+    def suits_many_rows(self) -> bool:
+        """Whether it is the faster way for any number of rows."""
+        return self.values.dtype != jnp.float32
 
     def reshape(self, *shape: int) -> OutputsFirst:
         """The same matrix with its input axes as one, and its output axes as another."""
@@ -59,6 +72,11 @@ class OutputsFirst:
 
     def product(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
         """`x @ w` in fp32, whatever `x` is in."""
+        if self.factors is not None:
+            x = x * self.factors
+        if self.values.dtype != jnp.float32:
+            sums = narrow_product(x, self.values)
+            return sums if self.scales is None else sums * self.scales
         x32, along_inputs = x.astype(jnp.float32), (((1,), (1,)), ((), ()))
         if not TURNS:
             return jax.lax.dot_general(x32, self.values, along_inputs)
@@ -67,42 +85,66 @@ class OutputsFirst:
         return jax.lax.optimization_barrier(product).T
 
 
-def with_outputs_first(params: Params) -> Params:
+def with_outputs_first(params: Params, multiplies: Set[DataType] = frozenset()) -> Params:
     """The parameters for steps of few rows; what is not a projection is shared with `params`.
 
-    A tied head is the embedding, which is outputs first as it stands: in fp32 it is not copied.
+    A tied head is the embedding, which is outputs first as it stands: it is not copied where it is
+    in the type that a copy would have.
+
+    Args:
+        multiplies: types narrower than float32 that the CPU multiplies itself.
     """
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)
         if not is_one_matrix(name, leaf.shape):
             return leaf
-        return OutputsFirst(_transposed(leaf, flat_shape(name, leaf.shape)), shape=leaf.shape)
+        return _laid(leaf, flat_shape(name, leaf.shape), held_in(kind_of(leaf), multiplies))
 
     laid = jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantized)
-    head = params.unembed
+    head, held = params.unembed, held_in(str(params.embed.dtype), multiplies)
     if head is not None:
-        rows = _transposed(head, head.shape)
-    elif params.embed.dtype == jnp.float32:
-        rows = params.embed
-    else:
-        rows = jax.device_put(np.asarray(params.embed).astype(np.float32))
+        return replace(laid, unembed=_laid(head, head.shape, held))
+    rows = params.embed
+    if rows.dtype != held.value:
+        rows = jax.device_put(np.asarray(rows).astype(held.value))
     return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1]))
 
 
-def copied_bytes(shapes: dict[str, tuple[int, ...]], dtype: str) -> int:
-    """What the copies take, of parameters of such shapes and dtype."""
-    head = "unembed" if "unembed" in shapes else "embed"
-    copied = [shape for path, shape in shapes.items() if is_one_matrix(path, shape)]
-    if head == "unembed" or dtype != "float32":
-        copied.append(shapes[head])
-    return COPY_BYTES * sum(math.prod(shape) for shape in copied)
+def held_in(kind: str, multiplies: Set[DataType]) -> DataType:
+    """The type of a copy of weights of a kind (`kind_of`): it holds them as they are."""
+    if kind == "int8" and DataType.INT8 in multiplies:
+        return DataType.INT8
+    if kind in ("bfloat16", "fp8") and DataType.BFLOAT16 in multiplies:
+        return DataType.BFLOAT16
+    return DataType.FLOAT32
 
 
-def _transposed(leaf: Any, flat: tuple[int, ...], rows: int = 64) -> jax.Array:
-    """`[O, I]`, on the host: it is where the device's memory is. In strips, to stay in cache."""
-    stored = np.asarray(leaf).reshape(flat)
-    out = np.empty(flat[::-1], np.float32)
+def kind_of(leaf: Any) -> str:
+    """`int8`, `fp8` or `int4` of a rounded matrix, the dtype's name of an array."""
+    return leaf.kind if is_quantized(leaf) else str(leaf.dtype)
+
+
+def copied_bytes(
+    kinds: dict[str, tuple[tuple[int, ...], str]], multiplies: Set[DataType] = frozenset()
+) -> int:
+    """What the copies take, of parameters of such shapes and kinds."""
+    tied = "unembed" not in kinds
+    total = 0
+    for path, (shape, kind) in kinds.items():
+        held = held_in(kind, multiplies)
+        is_head = path == "embed" and tied and held.value != kind
+        if is_head or path == "unembed" or is_one_matrix(path, shape):
+            total += held.itemsize * math.prod(shape)
+    return total
+
+
+def _laid(leaf: Any, flat: tuple[int, ...], held: DataType, rows: int = 64) -> OutputsFirst:
+    """Laid out on the host: it is where the device's memory is. In strips, to stay in cache."""
+    narrow = is_quantized(leaf) and held != DataType.FLOAT32
+    stored = np.asarray(leaf.values if narrow else leaf).reshape(flat)
+    out = np.empty(flat[::-1], held.value)
     for start in range(0, flat[1], rows):
         out[start : start + rows] = stored[:, start : start + rows].T
-    return jax.device_put(out)
+    beside = {"scales": leaf.scales, "factors": leaf.factors} if narrow else {}
+    return OutputsFirst(jax.device_put(out), shape=leaf.shape, **beside)

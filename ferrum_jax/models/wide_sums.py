@@ -10,8 +10,8 @@ it, the result is what it was. In ms, for 75 million weights in 84 matrices and 
     a WideSums                   166    26    39    30    33    37    46    82   271
     float32, outputs first        36    22    23    36    43    63    87   175   742
 
-In whole steps a decode of 8 rows took 1.07 times as long with it as with the copies, one of 16
-0.84, one of 32 0.76; prefill of 512 tokens took 0.39 of the time of `x @ w`.
+Prefill of 512 tokens took 0.39 of the time of `x @ w`. Copies that are outputs first are faster
+still (`models/narrow.py`), so it is for models that have no room for them.
 
 A `WideSums` stands where an array of weights stood and multiplies as it did, `x @ w`.
 """
@@ -29,9 +29,6 @@ from jaxtyping import Array, Float
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import is_one_matrix, is_quantized
 
-FEWEST_ROWS = 9
-"""Rows from which it is the fastest way of the three, in whole steps."""
-
 
 @struct.dataclass
 class WideSums:
@@ -48,7 +45,10 @@ class WideSums:
         return replace(self, values=self.values.reshape(*shape))
 
     def __rmatmul__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
-        return product_by_float32(x, self.values)
+        rows = x.shape[0]
+        if rows == 1:  # A single row would be turned into float32, and take six times as long.
+            x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 1), (0, 0))))
+        return product_by_float32(x, self.values)[:rows]
 
 
 def product_by_float32(x: Float[Array, "T I"], w: Float[Array, "I O"]) -> Float[Array, "T O"]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
-from ferrum_jax.types import DeviceError, DeviceInfo
+from ferrum_jax.types import DataType, DeviceError, DeviceInfo
 
 MEMINFO, CPUINFO = Path("/proc/meminfo"), Path("/proc/cpuinfo")
+TILED = {"amx_bf16": DataType.BFLOAT16, "amx_int8": DataType.INT8}
 
 
 def device_info() -> DeviceInfo:
@@ -36,7 +37,7 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
         compute_capability=_compute_capability(device),
-        multiplies_bfloat16=device.platform == "cpu" and _has_bfloat16_tiles(),
+        multiplies=_tiled_types() if device.platform == "cpu" else frozenset(),
     )
 
 
@@ -90,13 +91,13 @@ def peak_memory() -> tuple[int | None, str]:
     return (peak if sys.platform == "darwin" else peak * 1024), "process"
 
 
-def _has_bfloat16_tiles() -> bool:
-    """Whether this CPU multiplies bfloat16 (AMX), and this jax knows how to."""
+def _tiled_types() -> frozenset[DataType]:
+    """What this CPU multiplies in tiles (AMX), where this jax knows how to."""
     if jax.__version_info__ < (0, 10) or not CPUINFO.exists():
-        return False
+        return frozenset()
     lines = CPUINFO.read_text().splitlines()
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return "amx_bf16" in flags.split()
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return frozenset(kind for flag, kind in TILED.items() if flag in flags)
 
 
 def _compute_capability(device: Any) -> float | None:

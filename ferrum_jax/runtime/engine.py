@@ -16,7 +16,7 @@ from ferrum_jax.runtime.compile_cache import use_compile_cache
 from ferrum_jax.runtime.completion import CompletionBuilder
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
-from ferrum_jax.runtime.few_rows import few_rows_params
+from ferrum_jax.runtime.few_rows import params_of_steps
 from ferrum_jax.runtime.intake import Intake, checked_priority
 from ferrum_jax.runtime.loop import StepLoop
 from ferrum_jax.runtime.mesh import pooled_bytes
@@ -73,7 +73,7 @@ class Engine:
     ):
         use_compile_cache(engine.compile_cache_dir)
         check_states(config, engine)
-        few_rows = few_rows_params(params, engine, device_info())
+        many_rows, few_rows = params_of_steps(params, engine, device_info())
         device, dtype = device_info(), str(params.embed.dtype)  # less free than before the copies
         draft = load_draft(engine, dtype=dtype, max_len=max_model_len, tokenizer=tokenizer)
         paged = with_layers_of(config, None if draft is None else draft[0])
@@ -102,7 +102,7 @@ class Engine:
         )
         options: dict[str, Any] = {"max_model_len": max_model_len, "device": device}
         options |= {"few_rows_params": few_rows, "draft": draft}
-        self._executor = Executor(config, params, engine, self.kv, guides, **options)
+        self._executor = Executor(config, many_rows, engine, self.kv, guides, **options)
         recorder = MetricsRecorder(
             max_num_seqs=engine.max_num_seqs,
             max_num_batched_tokens=engine.max_num_batched_tokens,

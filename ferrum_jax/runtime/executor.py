@@ -13,11 +13,10 @@ import numpy as np
 from ferrum_jax.attention import choose_attention
 from ferrum_jax.kv import make_cache
 from ferrum_jax.models import Params
-from ferrum_jax.models.wide_sums import with_wide_sums
+from ferrum_jax.models.outputs_first import MOST_ROWS
 from ferrum_jax.runtime.batches import BatchMaker, slot_of, slot_update
 from ferrum_jax.runtime.decode_loop import run_decode_steps
 from ferrum_jax.runtime.devices import decode_compiler_options
-from ferrum_jax.runtime.few_rows import most_few_rows, multiplies_wide
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.mesh import cache_on, placement_of, results_on, struct_on
 from ferrum_jax.runtime.programs import Programs, Recipe
@@ -90,8 +89,6 @@ class Executor:
         self._guides = guides
         self._config = config
         self._placement = placement = placement_of(engine, config)
-        self._wide = multiplies_wide(params, engine, device)
-        params = with_wide_sums(params) if self._wide else params
         self._params = params if placement is None else placement.for_steps(params)
         self._few_rows_params = self._params if few_rows_params is None else few_rows_params
         self._bind = choose_attention(
@@ -267,15 +264,12 @@ class Executor:
         run = partial(step, config=self._config, shape=shape, bind=self._bind)
         placed = results_on(self._placement, self._cache)
         jitted = jax.jit(partial(_run_split, run), donate_argnums=(1, 3), **placed)
-        small = shape.decodes and (self._has_few_rows(shape) or not self._wide)
-        options = self._decode_options if small or self._step is run_tiled_step else {}
+        small = shape.decodes or self._step is run_tiled_step
+        options = self._decode_options if small else {}
         return Recipe(partial(jitted.lower, *structs), options)
 
     def _params_for(self, shape: StepShape) -> Params:
-        return self._few_rows_params if self._has_few_rows(shape) else self._params
-
-    def _has_few_rows(self, shape: StepShape) -> bool:
-        return shape.tokens <= most_few_rows(self._wide)
+        return self._few_rows_params if shape.tokens <= MOST_ROWS else self._params
 
     def _tables_of(self, plan: TapPlan) -> tuple[Taps, tuple[ProcessorLane, ...]]:
         return self._tapped.tables(plan), self._tapped.lanes(plan)

@@ -10,11 +10,11 @@ import jax
 
 from ferrum_jax.kv import cache_bytes, plan_cache, state_bytes
 from ferrum_jax.models.outputs_first import copied_bytes
-from ferrum_jax.models.quantized import quantises, stored_bytes
+from ferrum_jax.models.quantized import flat_shape, kept_as, quantises, stored_bytes
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.executor import Executor
-from ferrum_jax.runtime.few_rows import copies_fit
+from ferrum_jax.runtime.few_rows import copies_fit, params_of_steps
 from ferrum_jax.runtime.guides import Guides
 from ferrum_jax.runtime.lengths import max_model_len
 from ferrum_jax.runtime.mesh import pooled_bytes
@@ -139,8 +139,19 @@ def _copied_bytes(
     config: ModelConfig, engine: EngineConfig, dtype: DataType, device: DeviceInfo
 ) -> int:
     """Bytes of the copies that an engine makes; 0 where it makes none."""
-    needed = copied_bytes(flatten_shapes(config), dtype.value)
+    kinds = {
+        path: (shape, _kind(path, shape, dtype, engine.quantization))
+        for path, shape in flatten_shapes(config).items()
+    }
+    needed = copied_bytes(kinds, device.multiplies)
     return needed if copies_fit(needed, engine, device) else 0
+
+
+def _kind(path: str, shape: tuple[int, ...], dtype: DataType, quantization: str | None) -> str:
+    """What a parameter is kept as, by the names of `outputs_first.kind_of`."""
+    if quantization is None or not quantises(path):
+        return dtype.value
+    return kept_as(flat_shape(path, shape)[-2], quantization)[0]
 
 
 def check_weights_fit(
@@ -199,14 +210,17 @@ def _step_bytes(
         name: jax.ShapeDtypeStruct(shape, dtype.value)
         for name, shape in flatten_shapes(config).items()
     }
+    device = device_info()
+    # Copies only ever take temporaries away; there are no weights here to copy.
+    params, _ = params_of_steps(unflatten(config, structs), engine, replace(device, free_bytes=0))
     executor = Executor(
         config,
-        unflatten(config, structs),
+        params,
         replace(engine, mesh=None),
         replace(kv, num_pages=FEW_PAGES),
         Guides(None, (), config.vocab_size),
         max_model_len=length,
-        device=device_info(),
+        device=device,
     )
     largest = max(executor.shapes, key=lambda shape: (shape.tokens * (1 + shape.drafts), shape))
     return int(executor.memory_analysis(largest).temp_size_in_bytes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ferrum_jax.types.dtypes import DataType
+
 
 @dataclass(frozen=True)
 class DeviceInfo:
@@ -20,8 +22,9 @@ class DeviceInfo:
     """Memory free when asked; None where the platform does not tell."""
     compute_capability: float | None = None
     """Of an NVIDIA GPU, as 9.0; None of anything else."""
-    multiplies_bfloat16: bool = False
-    """Whether it is a CPU with matrix products of bfloat16, which jax has to be asked for."""
+    multiplies: frozenset[DataType] = frozenset()
+    """Types narrower than float32 that a CPU has matrix products of, and jax has to be asked for:
+    bfloat16 and int8."""
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"

@@ -9,14 +9,15 @@ import pytest
 
 import ferrum_jax as fj
 from ferrum_jax.models import init_params
-from ferrum_jax.models.outputs_first import MOST_ROWS, OutputsFirst
-from ferrum_jax.models.wide_sums import FEWEST_ROWS, WideSums, with_wide_sums
+from ferrum_jax.models.outputs_first import OutputsFirst
+from ferrum_jax.models.wide_sums import WideSums, with_wide_sums
 from ferrum_jax.runtime import devices
-from ferrum_jax.runtime.few_rows import most_few_rows, multiplies_wide
+from ferrum_jax.runtime.few_rows import params_of_steps
+from ferrum_jax.types import DataType
 from tests.models.test_outputs_first import CPU
 from tests.runtime.models import model
 
-AMX = replace(CPU, multiplies_bfloat16=True)
+AMX = replace(CPU, multiplies=frozenset({DataType.BFLOAT16, DataType.INT8}))
 ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_seqs=16,
                          max_num_batched_tokens=128)  # fmt: skip
 
@@ -49,30 +50,45 @@ def test_no_weights_are_copied_and_experts_stay(kind):
         assert isinstance(layer.mlp.down, WideSums) == (kind == "dense")
 
 
+def projections(params):
+    return params.layers[0].attention.o, params.layers[0].mlp.down
+
+
 def test_where_they_are_used():
+    """With no room for copies; where there is room, both kinds of steps have the copies."""
     _, params = bfloat16_params()
-    float32 = init_params(model("dense"), seed=2)
-    assert multiplies_wide(params, ENGINE, AMX)
-    assert most_few_rows(multiplies_wide(params, ENGINE, AMX)) == FEWEST_ROWS - 1
-    for settings, weights, device in (
-        ({}, float32, AMX),
-        ({}, params, replace(AMX, multiplies_bfloat16=False)),
-        ({"batch_invariant": True}, params, AMX),
-        ({"mesh": (2,)}, params, AMX),
+    full = replace(AMX, free_bytes=0)
+    many, few = params_of_steps(params, ENGINE, full)
+    assert many is few
+    assert all(isinstance(leaf, WideSums) for leaf in projections(many))
+    many, few = params_of_steps(params, ENGINE, AMX)
+    assert all(a is b and a.values.dtype == jnp.bfloat16
+               for a, b in zip(projections(many), projections(few), strict=True))  # fmt: skip
+    assert many.unembed is few.unembed
+    for settings, device in (
+        ({}, replace(full, multiplies=frozenset())),
+        ({"batch_invariant": True}, AMX),
+        ({"mesh": (2,)}, AMX),
     ):
-        engine = replace(ENGINE, **settings)
-        wide = multiplies_wide(weights, engine, device)
-        assert not wide, settings
-        assert most_few_rows(wide) == MOST_ROWS
+        both = params_of_steps(params, replace(ENGINE, **settings), device)
+        assert all(each is params for each in both), settings
+
+
+def test_float32_has_copies_for_few_rows_only():
+    params = init_params(model("dense"), seed=2)
+    many, few = params_of_steps(params, ENGINE, AMX)
+    assert all(a is b for a, b in zip(projections(many), projections(params), strict=True))
+    assert all(leaf.values.dtype == jnp.float32 for leaf in projections(few))
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("processor\t: 0\nflags\t\t: fpu sse amx_bf16 amx_tile\n", jax.__version_info__ >= (0, 10)),
-        ("processor\t: 0\nflags\t\t: fpu sse avx512_bf16\n", False),
-        ("processor\t: 0\nFeatures\t: fp asimd\n", False),
-        (None, False),
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile amx_int8\n", ("bfloat16", "int8")),
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile\n", ("bfloat16",)),
+        ("processor\t: 0\nflags\t\t: fpu sse avx512_bf16\n", ()),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", ()),
+        (None, ()),
     ],
 )
 def test_which_processor_has_them(tmp_path, monkeypatch, text, found):
@@ -80,28 +96,27 @@ def test_which_processor_has_them(tmp_path, monkeypatch, text, found):
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr(devices, "CPUINFO", path)
-    assert devices.device_info().multiplies_bfloat16 == found
+    asked = jax.__version_info__ >= (0, 10)
+    assert devices.device_info().multiplies == (set(found) if asked else set())
 
 
-def test_an_engine_with_them_gives_the_logprobs_of_one_without(monkeypatch):
+@pytest.mark.parametrize("room", [True, False])
+def test_an_engine_with_them_gives_the_logprobs_of_one_without(room, monkeypatch):
     config, params = bfloat16_params()
     wanted = fj.SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, logprobs=3)
-    prompts = [[5, 6, 7 + i, *range(8, 20)] for i in range(FEWEST_ROWS + 1)]
+    prompts = [[5, 6, 7 + i, *range(8, 20)] for i in range(10)]
+    monkeypatch.setattr("ferrum_jax.runtime.few_rows.SHARE", 0.25 if room else 0.0)
 
     def run(device):
         monkeypatch.setattr("ferrum_jax.runtime.engine.device_info", lambda: device)
         with fj.LLM(config, params, engine=ENGINE) as llm:
             outputs = [output.outputs[0] for output in llm.generate(prompts, wanted)]
-            executor = llm.engine.executor
-            used = {executor._params_for(shape) is executor._params for shape in llm.compilations}
-            return executor, used, outputs
+            return llm.engine.executor._params, outputs
 
-    wide, used, found = run(AMX)
-    assert isinstance(wide._params.layers[0].mlp.down, WideSums)
-    assert isinstance(wide._few_rows_params.layers[0].mlp.down, OutputsFirst)
-    assert True in used
-    plain, _, expected = run(replace(AMX, multiplies_bfloat16=False))
-    assert not isinstance(plain._params.layers[0].mlp.down, WideSums)
+    used, found = run(AMX)
+    assert isinstance(used.layers[0].mlp.down, OutputsFirst if room else WideSums)
+    used, expected = run(replace(AMX, multiplies=frozenset()))
+    assert isinstance(used.layers[0].mlp.down, jax.Array)
     for a, b in zip(found, expected, strict=True):
         # The first token sees no rounding but that of its own layers; later ones follow their own.
         first, other = a.logprobs[0], b.logprobs[0]

@@ -1,0 +1,86 @@
+"""Products with weights in bfloat16 or int8, outputs first, on a CPU that multiplies those itself.
+
+What stands on the left is written as a few parts in the type of the weights; each part has its own
+rows in one product, which reads the weights once. So float32 inputs lose nothing to the weights'
+type, and sums of int8 are exact. In ms, for 101 million weights in 24 square matrices (jax 0.10.2,
+two hardware threads of one core of a Sapphire Rapids; rows of the product, parts counted):
+
+    rows                       2     4    16    32    64   128   512
+    float32, outputs first    14    14    18    27    59   117   418
+    bfloat16                   8     7     6    10    19    25   120
+    int8                       4     5     4     4     9    14    70
+
+Dimension key: T rows, P parts, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+MOST_ROWS_TURNED = 24
+"""Rows up to which a step is faster with `[outputs, rows]`; behind them it is `[rows, outputs]`."""
+LARGEST = {2: 127 * 2**8, 3: 127 * 2**16}
+"""What the largest input of a row becomes as an integer of so many digits to the base 256."""
+SMALLEST = 1e-30
+"""Rows whose largest input is below it are rounded more coarsely."""
+ALONG_INPUTS = (((1,), (1,)), ((), ()))
+
+
+def narrow_product(x: Float[Array, "T I"], weights_OI: Array) -> Float[Array, "T O"]:
+    """`x @ weights.T` in float32, of weights in bfloat16 or int8 `[O, I]`.
+
+    Inputs in bfloat16 have two digits beside int8 weights, so that what is lost of one is 2^-16 of
+    the row's largest; inputs in float32 have three, and 2^-24.
+    """
+    parts, scales = _digits(x) if weights_OI.dtype == jnp.int8 else _bfloat16_parts(x)
+    sums_PTO = _sums(parts, weights_OI).astype(jnp.float32)
+    total = sums_PTO[-1] * scales[-1]
+    for sums, scale in zip(sums_PTO[-2::-1], scales[-2::-1], strict=True):
+        total += sums * scale
+    return total
+
+
+def _digits(x: Float[Array, "T I"]) -> tuple[Array, list[Array]]:
+    """int8 `[P, T, I]`, and what each part counts in each row, `[T, 1]`; the largest first."""
+    count = 3 if x.dtype == jnp.float32 else 2
+    x = x.astype(jnp.float32)
+    largest = jnp.maximum(jnp.max(jnp.abs(x), axis=1, keepdims=True), SMALLEST)
+    rest = jnp.rint(x * (LARGEST[count] / largest)).astype(jnp.int32)
+    digits = []
+    for _ in range(count - 1):
+        digit = ((rest + 128) & 255) - 128
+        digits.append(digit)
+        rest = (rest - digit) >> 8
+    step = largest / LARGEST[count]
+    parts = jnp.stack([rest, *reversed(digits)]).astype(jnp.int8)
+    return parts, [step * 256.0**place for place in reversed(range(count))]
+
+
+def _bfloat16_parts(x: Float[Array, "T I"]) -> tuple[Array, list[Array]]:
+    """bfloat16 `[P, T, I]`: the inputs if they are in it, else three parts that add up to them."""
+    if x.dtype == jnp.bfloat16:
+        return x[None], [jnp.ones(())]
+    rest, parts = x.astype(jnp.float32), []
+    for _ in range(3):
+        # The barrier keeps the rounding: XLA may compute with more places than are asked for.
+        parts.append(jax.lax.optimization_barrier(rest.astype(jnp.bfloat16)))
+        rest -= parts[-1].astype(jnp.float32)
+    return jnp.stack(parts), [jnp.ones(())] * 3
+
+
+def _sums(parts_PTI: Array, weights_OI: Array) -> Array:
+    """`[P, T, O]`, int32 of int8 and float32 of bfloat16."""
+    parts, rows, inputs = parts_PTI.shape
+    x = parts_PTI.reshape(parts * rows, inputs)
+    if x.shape[0] == 1:  # A single row would be turned into floats, and take ten times as long.
+        x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 1), (0, 0))))
+    kind = jnp.int32 if weights_OI.dtype == jnp.int8 else jnp.float32
+    if x.shape[0] > MOST_ROWS_TURNED:
+        sums = jax.lax.dot_general(x, weights_OI, ALONG_INPUTS, preferred_element_type=kind)
+    else:
+        turned = jax.lax.dot_general(weights_OI, x, ALONG_INPUTS, preferred_element_type=kind)
+        # Without the barrier XLA turns it round.
+        sums = jax.lax.optimization_barrier(turned).T
+    return sums[: parts * rows].reshape(parts, rows, -1)
