@@ -31,7 +31,7 @@ ALONG_INPUTS = (((1,), (1,)), ((), ()))
 def narrow_product(x: Float[Array, "T I"], weights_OI: Array) -> Float[Array, "T O"]:
     """`x @ weights.T` in float32, of weights in bfloat16 or int8 `[O, I]`.
 
-    Inputs in bfloat16 have two digits beside int8 weights, so that what is lost of one is 2^-16 of
+    Inputs of 16 bits have two digits beside int8 weights, so that what is lost of one is 2^-16 of
     the row's largest; inputs in float32 have three, and 2^-24.
     """
     parts, scales = _digits(x) if weights_OI.dtype == jnp.int8 else _bfloat16_parts(x)

@@ -23,7 +23,7 @@ Dimension key: T rows, I inputs, O outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +85,7 @@ class OutputsFirst:
         return jax.lax.optimization_barrier(product).T
 
 
-def with_outputs_first(params: Params, multiplies: Set[DataType] = frozenset()) -> Params:
+def with_outputs_first(params: Params, multiplies: Collection[DataType] = ()) -> Params:
     """The parameters for steps of few rows; what is not a projection is shared with `params`.
 
     A tied head is the embedding, which is outputs first as it stands: it is not copied where it is
@@ -111,7 +111,7 @@ def with_outputs_first(params: Params, multiplies: Set[DataType] = frozenset()) 
     return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1]))
 
 
-def held_in(kind: str, multiplies: Set[DataType]) -> DataType:
+def held_in(kind: str, multiplies: Collection[DataType]) -> DataType:
     """The type of a copy of weights of a kind (`kind_of`): it holds them as they are."""
     if kind == "int8" and DataType.INT8 in multiplies:
         return DataType.INT8
@@ -126,7 +126,7 @@ def kind_of(leaf: Any) -> str:
 
 
 def copied_bytes(
-    kinds: dict[str, tuple[tuple[int, ...], str]], multiplies: Set[DataType] = frozenset()
+    kinds: dict[str, tuple[tuple[int, ...], str]], multiplies: Collection[DataType] = ()
 ) -> int:
     """What the copies take, of parameters of such shapes and kinds."""
     tied = "unembed" not in kinds

@@ -37,7 +37,7 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
         compute_capability=_compute_capability(device),
-        multiplies=_tiled_types() if device.platform == "cpu" else frozenset(),
+        multiplies=_tiled_types() if device.platform == "cpu" else (),
     )
 
 
@@ -91,13 +91,13 @@ def peak_memory() -> tuple[int | None, str]:
     return (peak if sys.platform == "darwin" else peak * 1024), "process"
 
 
-def _tiled_types() -> frozenset[DataType]:
+def _tiled_types() -> tuple[DataType, ...]:
     """What this CPU multiplies in tiles (AMX), where this jax knows how to."""
     if jax.__version_info__ < (0, 10) or not CPUINFO.exists():
-        return frozenset()
+        return ()
     lines = CPUINFO.read_text().splitlines()
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return frozenset(kind for flag, kind in TILED.items() if flag in flags)
+    return tuple(kind for flag, kind in TILED.items() if flag in flags)
 
 
 def _compute_capability(device: Any) -> float | None:

@@ -22,7 +22,7 @@ class DeviceInfo:
     """Memory free when asked; None where the platform does not tell."""
     compute_capability: float | None = None
     """Of an NVIDIA GPU, as 9.0; None of anything else."""
-    multiplies: frozenset[DataType] = frozenset()
+    multiplies: tuple[DataType, ...] = ()
     """Types narrower than float32 that a CPU has matrix products of, and jax has to be asked for:
     bfloat16 and int8."""
 

@@ -18,7 +18,7 @@ from ferrum_jax.types import DataType
 from tests.models.test_outputs_first import CPU, ENGINE
 from tests.runtime.models import model
 
-BOTH = frozenset({DataType.BFLOAT16, DataType.INT8})
+BOTH = (DataType.BFLOAT16, DataType.INT8)
 AMX = replace(CPU, multiplies=BOTH)
 LOST = {"float32": 2.0**-24, "bfloat16": 2.0**-16}
 """Of a row's largest input, of each of them, beside int8."""
