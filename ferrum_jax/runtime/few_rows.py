@@ -20,14 +20,15 @@ SHARE = 0.25
 
 def params_of_steps(
     params: Params, engine: EngineConfig, device: DeviceInfo
-) -> tuple[Params, Params]:
-    """The same weights for steps of many rows, and for those of few (`outputs_first.MOST_ROWS`)."""
+) -> tuple[Params, Params | None]:
+    """The same weights for steps of many rows, and for those of few (`outputs_first.MOST_ROWS`).
+
+    None: there are no copies, and steps of few rows use the first too.
+    """
     wide = DataType.BFLOAT16 in device.multiplies and _alone(engine)
     many = with_wide_sums(params) if wide else params
     few = few_rows_params(params, engine, device)
-    if few is None:
-        return many, many
-    return _with_copies_that_suit(many, few), few
+    return (many, None) if few is None else (_with_copies_that_suit(many, few), few)
 
 
 def few_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) -> Params | None:
@@ -61,8 +62,7 @@ def _with_copies_that_suit(many: Params, few: Params) -> Params:
         return copy if _is_copy(copy) and copy.suits_many_rows else leaf
 
     if many.unembed is None:  # The head is tied; its copy stands where there is none.
-        suits = few.unembed.suits_many_rows
-        head = few.unembed if suits else None
+        head = few.unembed if few.unembed.suits_many_rows else None
         laid = jax.tree.map(one, replace(few, unembed=None), many, is_leaf=_is_copy)
         return replace(laid, unembed=head)
     return jax.tree.map(one, few, many, is_leaf=_is_copy)
