@@ -71,7 +71,8 @@ def test_where_they_are_used():
         ({"mesh": (2,)}, AMX),
     ):
         many, few = params_of_steps(params, replace(ENGINE, **settings), device)
-        assert many is params and few is None, settings
+        assert many is params, settings
+        assert few is None, settings
 
 
 def test_float32_has_copies_for_few_rows_only():
