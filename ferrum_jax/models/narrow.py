@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 MOST_ROWS_TURNED = 24
@@ -73,14 +74,25 @@ def _bfloat16_parts(x: Float[Array, "T I"]) -> tuple[Array, list[Array]]:
 def _sums(parts_PTI: Array, weights_OI: Array) -> Array:
     """`[P, T, O]`, int32 of int8 and float32 of bfloat16."""
     parts, rows, inputs = parts_PTI.shape
-    x = parts_PTI.reshape(parts * rows, inputs)
-    if x.shape[0] == 1:  # A single row would be turned into floats, and take ten times as long.
-        x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 1), (0, 0))))
+    x = no_single_row(parts_PTI.reshape(parts * rows, inputs))
     kind = jnp.int32 if weights_OI.dtype == jnp.int8 else jnp.float32
     if x.shape[0] > MOST_ROWS_TURNED:
         sums = jax.lax.dot_general(x, weights_OI, ALONG_INPUTS, preferred_element_type=kind)
     else:
-        turned = jax.lax.dot_general(weights_OI, x, ALONG_INPUTS, preferred_element_type=kind)
-        # Without the barrier XLA turns it round.
-        sums = jax.lax.optimization_barrier(turned).T
+        sums = turned_product(x, weights_OI, kind)
     return sums[: parts * rows].reshape(parts, rows, -1)
+
+
+def no_single_row(x: Array) -> Array:
+    """`x`, a row of zeros behind it where it has one row: XLA would multiply that one in floats,
+    and take six to ten times as long."""
+    if x.shape[0] > 1:
+        return x
+    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 1), (0, 0))))
+
+
+def turned_product(x: Array, weights_OI: Array, kind: DTypeLike) -> Array:
+    """`x @ weights.T` of a kind, formed as `[outputs, rows]`."""
+    product = jax.lax.dot_general(weights_OI, x, ALONG_INPUTS, preferred_element_type=kind)
+    # Without the barrier XLA turns it round into `x @ w`.
+    return jax.lax.optimization_barrier(product).T

@@ -33,7 +33,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from ferrum_jax.models.narrow import narrow_product
+from ferrum_jax.models.narrow import ALONG_INPUTS, narrow_product, turned_product
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import flat_shape, is_one_matrix, is_quantized
 from ferrum_jax.types import DataType
@@ -77,12 +77,10 @@ class OutputsFirst:
         if self.values.dtype != jnp.float32:
             sums = narrow_product(x, self.values)
             return sums if self.scales is None else sums * self.scales
-        x32, along_inputs = x.astype(jnp.float32), (((1,), (1,)), ((), ()))
+        x32 = x.astype(jnp.float32)
         if not TURNS:
-            return jax.lax.dot_general(x32, self.values, along_inputs)
-        product = jax.lax.dot_general(self.values, x32, along_inputs)
-        # Without the barrier XLA turns it round into `x @ w`.
-        return jax.lax.optimization_barrier(product).T
+            return jax.lax.dot_general(x32, self.values, ALONG_INPUTS)
+        return turned_product(x32, self.values, jnp.float32)
 
 
 def with_outputs_first(params: Params, multiplies: Collection[DataType] = ()) -> Params:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from ferrum_jax.models.narrow import no_single_row
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import is_one_matrix, is_quantized
 
@@ -45,10 +46,7 @@ class WideSums:
         return replace(self, values=self.values.reshape(*shape))
 
     def __rmatmul__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
-        rows = x.shape[0]
-        if rows == 1:  # A single row would be turned into float32, and take six times as long.
-            x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 1), (0, 0))))
-        return product_by_float32(x, self.values)[:rows]
+        return product_by_float32(no_single_row(x), self.values)[: x.shape[0]]
 
 
 def product_by_float32(x: Float[Array, "T I"], w: Float[Array, "I O"]) -> Float[Array, "T O"]:
