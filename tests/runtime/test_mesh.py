@@ -133,12 +133,16 @@ def test_a_mesh_of_one_device():
     """Everything of a mesh but the other devices."""
     small = {"max_num_seqs": 1, "max_num_batched_tokens": 16, "max_model_len": 64}
     params = fj.SamplingParams(max_tokens=5, temperature=0)
+    alone, divided = (
+        fj.LLM.load("demo", engine=fj.EngineConfig(**small, mesh=mesh)) for mesh in (None, 1)
+    )
     texts = [
-        fj.LLM.load("demo", engine=fj.EngineConfig(**small, mesh=mesh))
-        .generate("The for statement", params)[0].outputs[0].token_ids
-        for mesh in (None, 1)
+        llm.generate("The for statement", params)[0].outputs[0].token_ids
+        for llm in (alone, divided)
     ]  # fmt: skip
     assert texts[0] == texts[1]
+    executor = divided.engine.executor
+    assert executor._few_rows_params is executor._params, "steps of few rows have the divided ones"
 
 
 def test_sizes_that_do_not_divide():
