@@ -53,7 +53,7 @@ def environment(command: str | Sequence[str] | None = None) -> dict[str, Any]:
             **{name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
         },
-        "device": dataclasses.asdict(device_info()),
+        "device": _plain(device_info()),
         "machine": {"architecture": platform.machine(), "cpu_count": os.cpu_count()},
         "command": words if isinstance(words, str) else shlex.join(words),
         "commit": commit,

@@ -7,7 +7,7 @@ import platform
 import stat
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ferrum_jax.models.params import NormParams
 from ferrum_jax.runtime import record
 from ferrum_jax.runtime.devices import device_info
 from ferrum_jax.runtime.record import environment, to_json, weights_digest, write_json
+from ferrum_jax.types import DataType
 from tests.runtime.models import model
 
 
@@ -49,6 +50,14 @@ def test_the_environment_names_versions_device_and_machine():
         "architecture": platform.machine(),
         "cpu_count": os.cpu_count(),
     }
+    assert json.loads(to_json(found)) == found
+
+
+def test_an_environment_is_plain_data_on_a_cpu_with_products_of_its_own(monkeypatch):
+    own = replace(device_info(), multiplies=(DataType.BFLOAT16, DataType.INT8))
+    monkeypatch.setattr(record, "device_info", lambda: own)
+    found = environment()
+    assert found["device"]["multiplies"] == ["bfloat16", "int8"]
     assert json.loads(to_json(found)) == found
 
 
