@@ -35,10 +35,24 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         type=key_values,
+        action=_Added,
         default={},
         metavar="KEY=VALUE,...",
-        help="fields of EngineConfig, as in page_size=16,max_num_seqs=8",
+        help="fields of EngineConfig, as in page_size=16,max_num_seqs=8; again for more",
     )
+
+
+class _Added(argparse.Action):
+    """The dicts of all times that an option is given, as one; the last one's value counts."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **values})
 
 
 def key_values(text: str) -> dict[str, Any]:

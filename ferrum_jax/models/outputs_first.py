@@ -33,13 +33,20 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from ferrum_jax.models.narrow import ALONG_INPUTS, narrow_product, turned_product
+from ferrum_jax.models.narrow import (
+    ALONG_INPUTS,
+    MOST_ROWS_TURNED,
+    narrow_product,
+    turned_product,
+)
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import flat_shape, is_one_matrix, is_quantized
 from ferrum_jax.types import DataType
 
 MOST_ROWS = 64
 """Rows up to which it is the faster way, in fp32."""
+MANY_ROWS_OF_INT8 = jax.__version_info__ >= (0, 12)
+"""Whether int8 is the faster way for any number of rows on a CPU without tiles too."""
 TURNS = jax.__version_info__ >= (0, 6)
 """Whether the product is `[outputs, rows]` first: jax 0.5 fails on that layout in some programs."""
 
@@ -55,11 +62,10 @@ class OutputsFirst:
     """float32 [O], of rounded weights that are not in float32"""
     factors: Any = None
     """float32 [I], of theirs: what the inputs are multiplied by before"""
-
-    @property
-    def suits_many_rows(self) -> bool:
-        """Whether it is the faster way for any number of rows."""
-        return self.values.dtype != jnp.float32
+    suits_many_rows: bool = struct.field(pytree_node=False, default=False)
+    """Whether it is the faster way for any number of rows."""
+    turned_rows: int = struct.field(pytree_node=False, default=0)
+    """Rows up to which a product of bfloat16 or int8 is formed as `[outputs, rows]`"""
 
     def reshape(self, *shape: int) -> OutputsFirst:
         """The same matrix with its input axes as one, and its output axes as another."""
@@ -75,7 +81,7 @@ class OutputsFirst:
         if self.factors is not None:
             x = x * self.factors
         if self.values.dtype != jnp.float32:
-            sums = narrow_product(x, self.values)
+            sums = narrow_product(x, self.values, self.turned_rows)
             return sums if self.scales is None else sums * self.scales
         x32 = x.astype(jnp.float32)
         if not TURNS:
@@ -83,7 +89,9 @@ class OutputsFirst:
         return turned_product(x32, self.values, jnp.float32)
 
 
-def with_outputs_first(params: Params, multiplies: Collection[DataType] = ()) -> Params:
+def with_outputs_first(
+    params: Params, multiplies: Collection[DataType] = (), *, tiles: bool = False
+) -> Params:
     """The parameters for steps of few rows; what is not a projection is shared with `params`.
 
     A tied head is the embedding, which is outputs first as it stands: it is not copied where it is
@@ -91,22 +99,25 @@ def with_outputs_first(params: Params, multiplies: Collection[DataType] = ()) ->
 
     Args:
         multiplies: types narrower than float32 that the CPU multiplies itself.
+        tiles: whether it does that in tiles.
     """
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)
         if not is_one_matrix(name, leaf.shape):
             return leaf
-        return _laid(leaf, flat_shape(name, leaf.shape), held_in(kind_of(leaf), multiplies))
+        flat, held = flat_shape(name, leaf.shape), held_in(kind_of(leaf), multiplies)
+        return replace(_laid(leaf, flat, held), **_ways(held, tiles))
 
     laid = jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantized)
     head, held = params.unembed, held_in(str(params.embed.dtype), multiplies)
+    ways = _ways(held, tiles)
     if head is not None:
-        return replace(laid, unembed=_laid(head, head.shape, held))
+        return replace(laid, unembed=replace(_laid(head, head.shape, held), **ways))
     rows = params.embed
     if rows.dtype != held.value:
         rows = jax.device_put(np.asarray(rows).astype(held.value))
-    return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1]))
+    return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1], **ways))
 
 
 def held_in(kind: str, multiplies: Collection[DataType]) -> DataType:
@@ -116,6 +127,15 @@ def held_in(kind: str, multiplies: Collection[DataType]) -> DataType:
     if kind in ("bfloat16", "fp8") and DataType.BFLOAT16 in multiplies:
         return DataType.BFLOAT16
     return DataType.FLOAT32
+
+
+def _ways(held: DataType, tiles: bool) -> dict[str, Any]:
+    """What is faster with a copy in a type (`models/narrow.py` has the times)."""
+    if held == DataType.INT8:
+        return {"suits_many_rows": tiles or MANY_ROWS_OF_INT8, "turned_rows": MOST_ROWS_TURNED}
+    if held == DataType.BFLOAT16:
+        return {"suits_many_rows": True, "turned_rows": MOST_ROWS_TURNED if tiles else 0}
+    return {}
 
 
 def kind_of(leaf: Any) -> str:

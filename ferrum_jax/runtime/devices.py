@@ -12,7 +12,9 @@ import jax
 from ferrum_jax.types import DataType, DeviceError, DeviceInfo
 
 MEMINFO, CPUINFO = Path("/proc/meminfo"), Path("/proc/cpuinfo")
-TILED = {"amx_bf16": DataType.BFLOAT16, "amx_int8": DataType.INT8}
+OF_TILES = {"amx_bf16": DataType.BFLOAT16, "amx_int8": DataType.INT8}
+OF_VECTORS = {"avx512_bf16": DataType.BFLOAT16, "avx512_vnni": DataType.INT8}
+"""Flags of x86 processors that have products of a type."""
 
 
 def device_info() -> DeviceInfo:
@@ -30,6 +32,8 @@ def device_info() -> DeviceInfo:
         ) from error
     device = devices[0]
     total, free = _memory(device)
+    flags = _cpu_flags() if device.platform == "cpu" else set()
+    kinds = {kind for flag, kind in (OF_TILES | OF_VECTORS).items() if flag in flags}
     return DeviceInfo(
         platform="gpu" if device.platform in ("cuda", "rocm") else device.platform.lower(),
         kind=device.device_kind,
@@ -37,7 +41,8 @@ def device_info() -> DeviceInfo:
         memory_bytes=total,
         free_bytes=free,
         compute_capability=_compute_capability(device),
-        multiplies=_tiled_types() if device.platform == "cpu" else (),
+        multiplies=tuple(sorted(kinds)),
+        tiles=not flags.isdisjoint(OF_TILES),
     )
 
 
@@ -91,13 +96,12 @@ def peak_memory() -> tuple[int | None, str]:
     return (peak if sys.platform == "darwin" else peak * 1024), "process"
 
 
-def _tiled_types() -> tuple[DataType, ...]:
-    """What this CPU multiplies in tiles (AMX), where this jax knows how to."""
+def _cpu_flags() -> set[str]:
+    """What the processor can do; nothing where this jax would not take its narrow products."""
     if jax.__version_info__ < (0, 10) or not CPUINFO.exists():
-        return ()
+        return set()
     lines = CPUINFO.read_text().splitlines()
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return tuple(kind for flag, kind in TILED.items() if flag in flags)
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _compute_capability(device: Any) -> float | None:

@@ -37,7 +37,7 @@ def few_rows_params(params: Params, engine: EngineConfig, device: DeviceInfo) ->
     kinds = {path_name(path): (leaf.shape, kind_of(leaf)) for path, leaf in leaves}
     if not copies_fit(copied_bytes(kinds, device.multiplies), engine, device):
         return None
-    return with_outputs_first(params, device.multiplies)
+    return with_outputs_first(params, device.multiplies, tiles=device.tiles)
 
 
 def copies_fit(needed: int, engine: EngineConfig, device: DeviceInfo) -> bool:

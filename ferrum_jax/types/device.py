@@ -25,6 +25,8 @@ class DeviceInfo:
     multiplies: tuple[DataType, ...] = ()
     """Types narrower than float32 that a CPU has matrix products of, and jax has to be asked for:
     bfloat16 and int8."""
+    tiles: bool = False
+    """Whether it has them of tiles (AMX), not of vectors (AVX-512)."""
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"

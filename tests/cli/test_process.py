@@ -1,12 +1,13 @@
 """The command as a process: start-up, exit codes, signals, pipes."""
 
+import argparse
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from ferrum_jax.cli.options import key_values
+from ferrum_jax.cli.options import add_engine_options, key_values
 
 ENDLESS = ("--max-tokens", 8000, "--ignore-eos")
 """Far more tokens than a test waits for."""
@@ -86,6 +87,14 @@ def test_key_values_are_python_literals_or_text():
         "chunked_prefill": False,
         "num_pages": None,
     }
+
+
+def test_an_option_of_key_values_may_be_given_more_than_once():
+    parser = argparse.ArgumentParser()
+    add_engine_options(parser)
+    words = ["--engine", "page_size=16,policy=fcfs", "--engine", "page_size=8"]
+    assert parser.parse_args(words).engine == {"page_size": 8, "policy": "fcfs"}
+    assert parser.parse_args([]).engine == {}
 
 
 def test_the_console_script_names_an_existing_function():

@@ -1,6 +1,7 @@
 """Products with bfloat16 and int8 weights as they are: float32's results, and what holds them."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from tests.models.test_outputs_first import CPU, ENGINE
 from tests.runtime.models import model
 
 BOTH = (DataType.BFLOAT16, DataType.INT8)
-AMX = replace(CPU, multiplies=BOTH)
+AMX = replace(CPU, multiplies=BOTH, tiles=True)
+AVX512 = replace(CPU, multiplies=BOTH)
 LOST = {"float32": 2.0**-24, "bfloat16": 2.0**-16}
 """Of a row's largest input, of each of them, beside int8."""
 
@@ -34,12 +36,13 @@ def operands(rows, dtype, weights):
     return jnp.asarray(x).astype(dtype), jnp.asarray(w).astype(weights)
 
 
+@pytest.mark.parametrize("turned", [0, MOST_ROWS_TURNED])
 @pytest.mark.parametrize("rows", [1, 2, 9, MOST_ROWS_TURNED + 1])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("weights", [jnp.int8, jnp.bfloat16])
-def test_a_product_is_exact_but_for_what_the_docs_say_is_lost(rows, dtype, weights):
+def test_a_product_is_exact_but_for_what_the_docs_say_is_lost(rows, dtype, weights, turned):
     x, w = operands(rows, dtype, weights)
-    found = jax.jit(narrow_product)(x, w)
+    found = jax.jit(partial(narrow_product, turned_rows=turned))(x, w)
     assert (found.dtype, found.shape) == (jnp.float32, (rows, 48))
     x64, w64 = np.asarray(x, np.float64), np.asarray(w, np.float64)
     error = np.abs(np.asarray(found, np.float64) - x64 @ w64.T)
@@ -102,18 +105,40 @@ def test_the_inputs_factors_are_kept():
     np.testing.assert_allclose(x @ laid.layers[0].mlp.down, expected, atol=1e-5)
 
 
-def test_an_engine_of_int8_gives_the_logprobs_of_the_full_forward(monkeypatch):
+def test_what_multiplies_many_rows_and_in_which_form():
+    """int8 in vectors is slower than its floats, where jax has no better way."""
+    config = model("dense")
+    of = {"int8": quantise_params(init_params(config), "int8"),
+          "bfloat16": init_params(config, dtype="bfloat16")}  # fmt: skip
+    used = {}
+    for kind, params in of.items():
+        for name, device in (("tiles", AMX), ("vectors", AVX512)):
+            many, few = params_of_steps(params, ENGINE, device)
+            copy = few.layers[0].mlp.down
+            assert copy.values.dtype == kind
+            used[kind, name] = (copy.turned_rows, isinstance(many.layers[0].mlp.down, OutputsFirst))
+    assert used == {
+        ("int8", "tiles"): (MOST_ROWS_TURNED, True),
+        ("int8", "vectors"): (MOST_ROWS_TURNED, jax.__version_info__ >= (0, 12)),
+        ("bfloat16", "tiles"): (MOST_ROWS_TURNED, True),
+        ("bfloat16", "vectors"): (0, True),
+    }
+
+
+@pytest.mark.parametrize("device", [AMX, AVX512])
+def test_an_engine_of_int8_gives_the_logprobs_of_the_full_forward(device, monkeypatch):
     """Chunks of many rows and steps of few; the forward turns the weights into floats."""
-    monkeypatch.setattr("ferrum_jax.runtime.engine.device_info", lambda: AMX)
+    monkeypatch.setattr("ferrum_jax.runtime.engine.device_info", lambda: device)
     config, prompt = model("dense"), [5 + i % 60 for i in range(90)]
     engine = replace(ENGINE, quantization="int8", max_model_len=128)
     with fj.LLM(config, init_params(config, seed=2), engine=engine) as llm:
-        many, few = params_of_steps(llm.params, engine, AMX)
-        assert isinstance(many.layers[0].mlp.down, OutputsFirst)
+        many, few = params_of_steps(llm.params, engine, device)
+        every = few.layers[0].mlp.down.suits_many_rows
+        assert isinstance(many.layers[0].mlp.down, OutputsFirst) == every
         assert many.unembed is None if config.tie_embeddings else not isinstance(
             many.unembed, OutputsFirst)  # fmt: skip
         assert isinstance(few.unembed, OutputsFirst)
-        assert llm.engine.executor._params.layers[0].mlp.down.values.dtype == jnp.int8
+        assert llm.engine.executor._few_rows_params.layers[0].mlp.down.values.dtype == jnp.int8
         wanted = fj.SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, logprobs=0)
         (output,) = llm.generate([prompt], wanted)
         logits = llm.logits(prompt + output.outputs[0].token_ids)[len(prompt) - 1 : -1]

@@ -17,7 +17,7 @@ from ferrum_jax.types import DataType
 from tests.models.test_outputs_first import CPU
 from tests.runtime.models import model
 
-AMX = replace(CPU, multiplies=(DataType.BFLOAT16, DataType.INT8))
+AMX = replace(CPU, multiplies=(DataType.BFLOAT16, DataType.INT8), tiles=True)
 ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_seqs=16,
                          max_num_batched_tokens=128)  # fmt: skip
 
@@ -83,22 +83,25 @@ def test_float32_has_copies_for_few_rows_only():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "found", "tiles"),
     [
-        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile amx_int8\n", ("bfloat16", "int8")),
-        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile\n", ("bfloat16",)),
-        ("processor\t: 0\nflags\t\t: fpu sse avx512_bf16\n", ()),
-        ("processor\t: 0\nFeatures\t: fp asimd\n", ()),
-        (None, ()),
+        ("flags\t\t: fpu amx_bf16 amx_tile amx_int8 avx512_vnni\n", ("bfloat16", "int8"), True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", ("bfloat16",), True),
+        ("flags\t\t: fpu avx512_bf16 avx512_vnni\n", ("bfloat16", "int8"), False),
+        ("flags\t\t: fpu sse avx512_vnni\n", ("int8",), False),
+        ("flags\t\t: fpu sse avx512f avx2\n", (), False),
+        ("Features\t: fp asimd\n", (), False),
+        (None, (), False),
     ],
 )
-def test_which_processor_has_them(tmp_path, monkeypatch, text, found):
+def test_which_processor_has_them(tmp_path, monkeypatch, text, found, tiles):
     path = tmp_path / "cpuinfo"
     if text is not None:
-        path.write_text(text)
+        path.write_text("processor\t: 0\n" + text)
     monkeypatch.setattr(devices, "CPUINFO", path)
-    asked = jax.__version_info__ >= (0, 10)
-    assert devices.device_info().multiplies == (found if asked else ())
+    asked, device = jax.__version_info__ >= (0, 10), devices.device_info()
+    assert device.multiplies == (found if asked else ())
+    assert device.tiles == (tiles and asked)
 
 
 @pytest.mark.parametrize("room", [True, False])
