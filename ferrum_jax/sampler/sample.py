@@ -5,6 +5,8 @@ Dimension key: R rows, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +22,13 @@ from ferrum_jax.sampler.processors import run_processors
 from ferrum_jax.sampler.state import active_slots
 from ferrum_jax.sampler.truncate import truncate
 from ferrum_jax.types import ProcessorLane, SamplingState
+
+ROWS_AT_ONCE = 8
+"""Rows that a CPU samples together: their logits stay in its cache from pass to pass.
+
+64 rows of 32,000 and of 128,256 tokens (temperature and top-p, jax 0.10.2, two cores of an AMD
+EPYC) take 13 and 65 ms so, and 36 and 197 ms in one piece.
+"""
 
 
 class Sampled(NamedTuple):
@@ -53,12 +62,34 @@ def sample(
         processes: False where no request has more than a temperature: then nothing else is
             compiled.
     """
+    run = partial(_sample, state=state, lanes=lanes, processes=processes)
+    rows = (logits, active_slots(state, slots, active), lengths)
     with jax.named_scope("sample"):
-        slots = active_slots(state, slots, active)
-        scaled, processed, stuck = _process(logits, state, slots, lengths, lanes, processes)
-        tokens = choose(processed, state, slots, lengths)
-        mu = next_mu(scaled, tokens, state, slots) if processes else state.mirostat_mu[slots]
-        return Sampled(tokens, processed, stuck, mu)
+        if len(logits) <= ROWS_AT_ONCE or len(logits) % ROWS_AT_ONCE:
+            return run(*rows)
+        return jax.lax.platform_dependent(*rows, cpu=partial(_in_parts, run), default=run)
+
+
+def _in_parts(run: Callable[..., Sampled], *rows: Array) -> Sampled:
+    """`run`, for a few of the rows after the other."""
+    parts = tuple(x.reshape(-1, ROWS_AT_ONCE, *x.shape[1:]) for x in rows)
+    results = jax.lax.map(lambda part: run(*part), parts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+
+def _sample(
+    logits: Float[Array, "R V"],
+    slots: Int[Array, " R"],
+    lengths: Int[Array, " R"],
+    *,
+    state: SamplingState,
+    lanes: tuple[ProcessorLane, ...],
+    processes: bool,
+) -> Sampled:
+    scaled, processed, stuck = _process(logits, state, slots, lengths, lanes, processes)
+    tokens = choose(processed, state, slots, lengths)
+    mu = next_mu(scaled, tokens, state, slots) if processes else state.mirostat_mu[slots]
+    return Sampled(tokens, processed, stuck, mu)
 
 
 def process_logits(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferrum_jax.sampler import choose, process_logits, rows_failed, sample
+from ferrum_jax.sampler.sample import ROWS_AT_ONCE
 from ferrum_jax.types import SamplingParams
 from tests.sampler.batch import (
     ALL,
@@ -49,6 +50,24 @@ LENGTHS = jnp.arange(3, 3 + ROWS, dtype=jnp.int32)
 
 def mixed_state():
     return make_state(MIXED, TOKENS, [2] * ROWS)
+
+
+@pytest.mark.parametrize("count", [3 * ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 1])
+def test_many_rows_are_sampled_as_each_is_alone(count):
+    """In parts or in one piece; some inactive, one stuck, whose token means nothing."""
+    draws = np.random.default_rng(count)
+    state, logits = mixed_state(), np.array(random_logits(0, rows=count))
+    logits[5] = -np.inf
+    slots = jnp.asarray(draws.integers(0, ROWS, count).astype(np.int32))
+    slots, lengths = slots.at[5].set(6), jnp.asarray(draws.integers(3, 19, count), jnp.int32)
+    active = jnp.asarray(draws.random(count) < 0.8).at[5].set(True)
+    together = jax.jit(sample)(logits, state, slots, lengths, active)
+    assert np.asarray(together.stuck).tolist() == [row == 5 for row in range(count)]
+    for row in set(range(count)) - {5}:
+        rows = [jnp.repeat(x[row : row + 1], ROWS, axis=0) for x in (slots, lengths, active)]
+        alone = jax.jit(sample)(np.repeat(logits[row : row + 1], ROWS, axis=0), state, *rows)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(a[row], b[0])
 
 
 def chi_squared(draws: np.ndarray, probabilities: np.ndarray) -> float:
