@@ -4,7 +4,8 @@ The read limit is the best of several ways of reading one large array once, beca
 is the fastest everywhere: a jitted matrix-vector product and, on the CPU, an OR-reduction by as
 many numpy threads as there are cores, over memory of numpy's (which may lie in huge pages) and
 over memory of jax's (where the weights lie). The multiply limit is the best of a jitted square
-product in fp32 and in the model's dtype. A `Limits` is one measurement of both; a benchmark takes
+product in fp32 and in the model's dtype, with results in fp32: asked for bfloat16, XLA turns the
+matrices into floats on some CPUs (349 in place of 890 Gflop/s). A `Limits` is one measurement of both; a benchmark takes
 many, between its own steps, because shared machines change from second to second.
 """
 
@@ -115,7 +116,7 @@ class LimitMeter:
 
 def _square(dtype: str, megabytes: int) -> tuple[int, Callable[[], object]]:
     """A square product that takes long enough, or as large as the memory given allows."""
-    product, size = jax.jit(jnp.dot), 256
+    product, size = jax.jit(partial(jnp.dot, preferred_element_type=jnp.float32)), 256
     while True:
         matrix = jnp.ones((size, size), dtype)
         call = partial(_finish, product, matrix, matrix)
