@@ -4,9 +4,10 @@ The read limit is the best of several ways of reading one large array once, beca
 is the fastest everywhere: a jitted matrix-vector product and, on the CPU, an OR-reduction by as
 many numpy threads as there are cores, over memory of numpy's (which may lie in huge pages) and
 over memory of jax's (where the weights lie). The multiply limit is the best of a jitted square
-product in fp32 and in the model's dtype, with results in fp32: asked for bfloat16, XLA turns the
-matrices into floats on some CPUs (349 in place of 890 Gflop/s). A `Limits` is one measurement of both; a benchmark takes
-many, between its own steps, because shared machines change from second to second.
+product in fp32 and in the model's dtype, with results in fp32: of bfloat16 with results in it, XLA
+makes a product of floats on some CPUs (349 in place of 908 Gflop/s). A `Limits` is one measurement
+of both; a benchmark takes many, between its own steps, because shared machines change from second
+to second.
 """
 
 from __future__ import annotations
