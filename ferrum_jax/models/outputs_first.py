@@ -13,9 +13,9 @@ are few. It packs least where the weights are `[outputs, inputs]` and the produc
 
 So the copies are in fp32, of bf16, float16 and rounded weights too: they stand for the same values.
 (A rounded matrix is turned into floats before each product otherwise.) A CPU that multiplies
-bfloat16 or int8 itself has copies of such weights as they are, and multiplies any number of rows
-with them (`models/narrow.py`). An `OutputsFirst` stands where an array of weights stood and
-multiplies as it did, `x @ w`.
+bfloat16 or int8 itself has copies of such weights as they are, and where that is faster multiplies
+any number of rows with them (`models/narrow.py`). An `OutputsFirst` stands where an array of
+weights stood and multiplies as it did, `x @ w`.
 
 Dimension key: T rows, I inputs, O outputs.
 """
@@ -36,6 +36,7 @@ from jaxtyping import Array, Float
 from ferrum_jax.models.narrow import (
     ALONG_INPUTS,
     MOST_ROWS_TURNED,
+    MOST_TURNED_IN_VECTORS,
     narrow_product,
     turned_product,
 )
@@ -131,11 +132,11 @@ def held_in(kind: str, multiplies: Collection[DataType]) -> DataType:
 
 def _ways(held: DataType, tiles: bool) -> dict[str, Any]:
     """What is faster with a copy in a type (`models/narrow.py` has the times)."""
-    if held == DataType.INT8:
-        return {"suits_many_rows": tiles or MANY_ROWS_OF_INT8, "turned_rows": MOST_ROWS_TURNED}
-    if held == DataType.BFLOAT16:
-        return {"suits_many_rows": True, "turned_rows": MOST_ROWS_TURNED if tiles else 0}
-    return {}
+    if held == DataType.FLOAT32:
+        return {}
+    every = tiles or held == DataType.BFLOAT16 or MANY_ROWS_OF_INT8
+    turned = MOST_ROWS_TURNED if tiles else MOST_TURNED_IN_VECTORS[held]
+    return {"suits_many_rows": every, "turned_rows": turned}
 
 
 def kind_of(leaf: Any) -> str:
