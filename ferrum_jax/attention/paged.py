@@ -48,6 +48,8 @@ PREFILL_TILE = 32
 """Queries that share one read of the keys in a step that mixes prefill and decode."""
 DECODE_GROUP = 16
 """Sequences of a pure decode step that walk their pages together."""
+MOST_HEADS_AT_ONCE = 20
+"""Heads of single queries up to which one product for all of them is the faster one."""
 
 
 @struct.dataclass
@@ -244,7 +246,8 @@ def _group(
     padding = num_blocks * pages_per_block - tables.shape[1]
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
-    one = q_XQKGH.shape[1] == 1 and not by_head
+    single = q_XQKGH.shape[1] == 1 and spec.num_heads <= MOST_HEADS_AT_ONCE
+    one = single and not by_head
     products = (_one_query if one else _many_queries)(q_XQKGH, spec.value_size)
     # Quantised values are exact in bf16; float16 would lose small weights times small scales.
     kind = jnp.bfloat16 if q_XQKGH.dtype == jnp.bfloat16 else jnp.float32
@@ -321,24 +324,28 @@ class _Products(NamedTuple):
 
 
 def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
-    """One matmul per kv head; the block's keys and values are transposed to heads first."""
+    """One matmul per kv head; the block's keys and values are transposed to heads first.
+
+    Here, and not by XLA on the way into a product: that took three times as long on a CPU.
+    """
     x, tile, kv_heads, groups, size = q_XQKGH.shape
     num_rows = groups * tile
     q_XKMH = jnp.transpose(q_XQKGH, (0, 2, 3, 1, 4)).reshape(x, kv_heads, num_rows, size)
 
     def product(equation: str, rows_XKM: Array, block_XCKH: Array) -> Array:
+        block_XKCH = jnp.swapaxes(block_XCKH, 1, 2)
         # All queries of a head are rows of one product, and none may see where it stands there.
         padding = even_rows(num_rows) - num_rows
         rows_XKM = jnp.pad(rows_XKM, ((0, 0), (0, 0), (0, padding), (0, 0)))
-        out = jnp.einsum(equation, rows_XKM, block_XCKH, preferred_element_type=jnp.float32)
+        out = jnp.einsum(equation, rows_XKM, block_XKCH, preferred_element_type=jnp.float32)
         return out[:, :, :num_rows].reshape(x, kv_heads, groups, tile, -1)
 
     def scores(k_XCKH: Array) -> Array:
-        return product("XKMH,XCKH->XKMC", q_XKMH, k_XCKH)
+        return product("XKMH,XKCH->XKMC", q_XKMH, k_XCKH)
 
     def add(out: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
         w_XKMC = weights.astype(v_XCKH.dtype).reshape(x, kv_heads, num_rows, -1)
-        return out * shrink[..., None] + product("XKMC,XCKH->XKMH", w_XKMC, v_XCKH)
+        return out * shrink[..., None] + product("XKMC,XKCH->XKMH", w_XKMC, v_XCKH)
 
     return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, value)))
 
@@ -348,9 +355,13 @@ def _one_query(q_X1KGH: Float[Array, "X 1 K G H"], value: int) -> _Products:
 
     Each query is laid out over all kv heads, zero but in its own (M = K x H), so that keys are read
     once as `[C, M]`; of the values' product only a query's own head is kept. That multiplies by
-    K - 1 parts of zeros, which costs less than moving the block. Scores are formed keys first, and
-    XLA is kept from turning that round: on a CPU it would pack the queries' matrix, at 1.2 to 3.4
-    times the time (8 and 16 sequences of 256 keys, 1 to 12 kv heads of 64 or 128, jax 0.10.2).
+    K - 1 parts of zeros, which costs less than moving the block where heads are few: to move it
+    took 1.3 to 2.1 times as long for 4 to 16 heads (0.85 and 0.93 with 2 kv heads), as long for 24,
+    and 0.45 to 0.9 for 28 to 32 (8 sequences of 512 keys, fp32, two cores of an AMD EPYC).
+
+    Scores are formed keys first, and XLA is kept from turning that round: on a CPU it would pack
+    the queries' matrix, at 1.2 to 3.4 times the time (8 and 16 sequences of 256 keys, 1 to 12 kv
+    heads of 64 or 128, jax 0.10.2).
     """
     x, _, kv_heads, groups, _ = q_X1KGH.shape
     own = jnp.eye(kv_heads, dtype=q_X1KGH.dtype)

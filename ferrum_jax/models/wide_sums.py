@@ -1,9 +1,9 @@
 """Projections of bfloat16 weights on a CPU that multiplies bfloat16 itself.
 
 Of `x @ w` in bfloat16 XLA makes a product of float32 copies on a CPU. Asked for float32 results it
-takes the processor's own products (AMX, AVX-512), whose sums are float32 anyway; rounded to bfloat16 behind
-it, the result is what it was. In ms, for 75 million weights in 84 matrices and a head of 25 million
-(jax 0.10.2, two hardware threads of one core of a Sapphire Rapids):
+takes the processor's own products (AMX, AVX-512), whose sums are float32 anyway; rounded to
+bfloat16 behind it, the result is what it was. In ms, for 75 million weights in 84 matrices and a
+head of 25 million (jax 0.10.2, two hardware threads of one core of a Sapphire Rapids):
 
     rows                           1     2     4     8    16    32    64   128   512
     x @ w                        145   190   186   202   217   241   239   352   937

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ferrum_jax.attention import dense_attention, paged_attention, paged_meta
+from ferrum_jax.attention.paged import MOST_HEADS_AT_ONCE
 from ferrum_jax.attention.quantize import as_stored, dequantise, quantise
 from ferrum_jax.types import AttentionConfig, DataType, LayerCache, StepBatch
 
@@ -18,6 +19,9 @@ SPECS = {
     "grouped": BASE,
     "one kv head": replace(BASE, num_kv_heads=1),
     "as many kv heads": replace(BASE, num_kv_heads=4),
+    "more heads than one product takes": replace(
+        BASE, num_heads=MOST_HEADS_AT_ONCE + 4, num_kv_heads=4
+    ),
     "window": replace(BASE, window=7),
     "window of one": replace(BASE, window=1),
     "soft cap": replace(BASE, soft_cap=0.7),
