@@ -326,26 +326,33 @@ class _Products(NamedTuple):
 def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
     """One matmul per kv head; the block's keys and values are transposed to heads first.
 
-    Here, and not by XLA on the way into a product: that took three times as long on a CPU.
+    Here, in fp32: XLA, left to do it on the way into the product, takes for a decode of 8 sequences
+    of 1,024 keys (32 heads, 8 kv heads of 128) 2.7 times as long, and for a prompt of 2,048 tokens
+    1.06 times (12 heads; 2 CPU cores). In bf16 that holds for the keys of single queries alone.
     """
     x, tile, kv_heads, groups, size = q_XQKGH.shape
     num_rows = groups * tile
     q_XKMH = jnp.transpose(q_XQKGH, (0, 2, 3, 1, 4)).reshape(x, kv_heads, num_rows, size)
 
-    def product(equation: str, rows_XKM: Array, block_XCKH: Array) -> Array:
-        block_XKCH = jnp.swapaxes(block_XCKH, 1, 2)
+    def product(equation: str, rows_XKM: Array, block: Array) -> Array:
         # All queries of a head are rows of one product, and none may see where it stands there.
         padding = even_rows(num_rows) - num_rows
         rows_XKM = jnp.pad(rows_XKM, ((0, 0), (0, 0), (0, padding), (0, 0)))
-        out = jnp.einsum(equation, rows_XKM, block_XKCH, preferred_element_type=jnp.float32)
+        out = jnp.einsum(equation, rows_XKM, block, preferred_element_type=jnp.float32)
         return out[:, :, :num_rows].reshape(x, kv_heads, groups, tile, -1)
 
     def scores(k_XCKH: Array) -> Array:
-        return product("XKMH,XKCH->XKMC", q_XKMH, k_XCKH)
+        if k_XCKH.dtype != jnp.float32 and tile > 1:
+            return product("XKMH,XCKH->XKMC", q_XKMH, k_XCKH)
+        return product("XKMH,XKCH->XKMC", q_XKMH, jnp.swapaxes(k_XCKH, 1, 2))
 
     def add(out: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
         w_XKMC = weights.astype(v_XCKH.dtype).reshape(x, kv_heads, num_rows, -1)
-        return out * shrink[..., None] + product("XKMC,XKCH->XKMH", w_XKMC, v_XCKH)
+        if v_XCKH.dtype != jnp.float32:
+            new = product("XKMC,XCKH->XKMH", w_XKMC, v_XCKH)
+        else:
+            new = product("XKMC,XKCH->XKMH", w_XKMC, jnp.swapaxes(v_XCKH, 1, 2))
+        return out * shrink[..., None] + new
 
     return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, value)))
 
