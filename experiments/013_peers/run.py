@@ -40,6 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.small and arguments.out == HERE:
         parser.error("--small measures nothing: name another folder with --out")
+    arguments.out.mkdir(parents=True, exist_ok=True)
     plan, start = SMALL if arguments.small else Plan(), time.monotonic()
     peers = arguments.peers or make_environment(WORK / "env")
     models = WORK / f"models_{plan.hidden}"
