@@ -246,9 +246,9 @@ def _group(
     padding = num_blocks * pages_per_block - tables.shape[1]
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
-    single = q_XQKGH.shape[1] == 1 and spec.num_heads <= MOST_HEADS_AT_ONCE
-    one = single and not by_head
-    products = (_one_query if one else _many_queries)(q_XQKGH, spec.value_size)
+    at_once = not by_head and spec.num_heads <= MOST_HEADS_AT_ONCE
+    one = q_XQKGH.shape[1] == 1 and at_once
+    products = (_one_query if one else _by_kv_head)(q_XQKGH, spec.value_size)
     # Quantised values are exact in bf16; float16 would lose small weights times small scales.
     kind = jnp.bfloat16 if q_XQKGH.dtype == jnp.bfloat16 else jnp.float32
 
@@ -323,7 +323,7 @@ class _Products(NamedTuple):
     zeros: Array
 
 
-def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
+def _by_kv_head(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
     """One matmul per kv head; the block's keys and values are transposed to heads first.
 
     Here, in fp32: XLA, left to do it on the way into the product, takes for a decode of 8 sequences
@@ -334,7 +334,9 @@ def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
     num_rows = groups * tile
     q_XKMH = jnp.transpose(q_XQKGH, (0, 2, 3, 1, 4)).reshape(x, kv_heads, num_rows, size)
 
-    def product(equation: str, rows_XKM: Array, block: Array) -> Array:
+    def product(equation: str, rows_XKM: Array, block_XCKH: Array, *, moves: bool) -> Array:
+        block = jnp.swapaxes(block_XCKH, 1, 2) if moves else block_XCKH
+        equation = equation.format("XKCH" if moves else "XCKH")
         # All queries of a head are rows of one product, and none may see where it stands there.
         padding = even_rows(num_rows) - num_rows
         rows_XKM = jnp.pad(rows_XKM, ((0, 0), (0, 0), (0, padding), (0, 0)))
@@ -342,16 +344,13 @@ def _many_queries(q_XQKGH: Float[Array, "X Q K G H"], value: int) -> _Products:
         return out[:, :, :num_rows].reshape(x, kv_heads, groups, tile, -1)
 
     def scores(k_XCKH: Array) -> Array:
-        if k_XCKH.dtype != jnp.float32 and tile > 1:
-            return product("XKMH,XCKH->XKMC", q_XKMH, k_XCKH)
-        return product("XKMH,XKCH->XKMC", q_XKMH, jnp.swapaxes(k_XCKH, 1, 2))
+        moves = k_XCKH.dtype == jnp.float32 or tile == 1
+        return product("XKMH,{}->XKMC", q_XKMH, k_XCKH, moves=moves)
 
     def add(out: Array, shrink: Array, weights: Array, v_XCKH: Array) -> Array:
         w_XKMC = weights.astype(v_XCKH.dtype).reshape(x, kv_heads, num_rows, -1)
-        if v_XCKH.dtype != jnp.float32:
-            new = product("XKMC,XCKH->XKMH", w_XKMC, v_XCKH)
-        else:
-            new = product("XKMC,XKCH->XKMH", w_XKMC, jnp.swapaxes(v_XCKH, 1, 2))
+        moves = v_XCKH.dtype == jnp.float32
+        new = product("XKMC,{}->XKMH", w_XKMC, v_XCKH, moves=moves)
         return out * shrink[..., None] + new
 
     return _Products(scores, add, lambda out: out, jnp.zeros((x, kv_heads, groups, tile, value)))

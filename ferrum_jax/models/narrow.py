@@ -28,11 +28,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ferrum_jax.types import DataType
-
 MOST_ROWS_TURNED = 24
 """Rows up to which a step is faster with `[outputs, rows]`; behind them it is `[rows, outputs]`."""
-MOST_TURNED_IN_VECTORS = {DataType.BFLOAT16: 0, DataType.INT8: 12}
+MOST_TURNED_IN_VECTORS = {"bfloat16": 0, "int8": 12}
 """The same on a CPU without tiles. In bfloat16 decodes of 1, 8 and 16 sequences took 0.82, 0.90 and
 0.97 of the time with `[rows, outputs]`; products of int8 of 24 rows 4.2 in place of 5.2 ms."""
 LARGEST = {2: 127 * 2**8, 3: 127 * 2**16}

@@ -63,10 +63,20 @@ class OutputsFirst:
     """float32 [O], of rounded weights that are not in float32"""
     factors: Any = None
     """float32 [I], of theirs: what the inputs are multiplied by before"""
-    suits_many_rows: bool = struct.field(pytree_node=False, default=False)
-    """Whether it is the faster way for any number of rows."""
-    turned_rows: int = struct.field(pytree_node=False, default=0)
-    """Rows up to which a product of bfloat16 or int8 is formed as `[outputs, rows]`"""
+    tiles: bool = struct.field(pytree_node=False, default=False)
+    """whether the CPU multiplies bfloat16 and int8 in tiles"""
+
+    @property
+    def suits_many_rows(self) -> bool:
+        """Whether it is the faster way for any number of rows."""
+        if self.values.dtype == jnp.int8:
+            return self.tiles or MANY_ROWS_OF_INT8
+        return self.values.dtype != jnp.float32
+
+    @property
+    def turned_rows(self) -> int:
+        """Rows up to which a product of bfloat16 or int8 is formed as `[outputs, rows]`."""
+        return MOST_ROWS_TURNED if self.tiles else MOST_TURNED_IN_VECTORS[str(self.values.dtype)]
 
     def reshape(self, *shape: int) -> OutputsFirst:
         """The same matrix with its input axes as one, and its output axes as another."""
@@ -107,18 +117,16 @@ def with_outputs_first(
         name = path_name(path)
         if not is_one_matrix(name, leaf.shape):
             return leaf
-        flat, held = flat_shape(name, leaf.shape), held_in(kind_of(leaf), multiplies)
-        return replace(_laid(leaf, flat, held), **_ways(held, tiles))
+        return _laid(leaf, flat_shape(name, leaf.shape), held_in(kind_of(leaf), multiplies), tiles)
 
     laid = jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantized)
     head, held = params.unembed, held_in(str(params.embed.dtype), multiplies)
-    ways = _ways(held, tiles)
     if head is not None:
-        return replace(laid, unembed=replace(_laid(head, head.shape, held), **ways))
+        return replace(laid, unembed=_laid(head, head.shape, held, tiles))
     rows = params.embed
     if rows.dtype != held.value:
         rows = jax.device_put(np.asarray(rows).astype(held.value))
-    return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1], **ways))
+    return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1], tiles=tiles))
 
 
 def held_in(kind: str, multiplies: Collection[DataType]) -> DataType:
@@ -128,15 +136,6 @@ def held_in(kind: str, multiplies: Collection[DataType]) -> DataType:
     if kind in ("bfloat16", "fp8") and DataType.BFLOAT16 in multiplies:
         return DataType.BFLOAT16
     return DataType.FLOAT32
-
-
-def _ways(held: DataType, tiles: bool) -> dict[str, Any]:
-    """What is faster with a copy in a type (`models/narrow.py` has the times)."""
-    if held == DataType.FLOAT32:
-        return {}
-    every = tiles or held == DataType.BFLOAT16 or MANY_ROWS_OF_INT8
-    turned = MOST_ROWS_TURNED if tiles else MOST_TURNED_IN_VECTORS[held]
-    return {"suits_many_rows": every, "turned_rows": turned}
 
 
 def kind_of(leaf: Any) -> str:
@@ -158,7 +157,9 @@ def copied_bytes(
     return total
 
 
-def _laid(leaf: Any, flat: tuple[int, ...], held: DataType, rows: int = 64) -> OutputsFirst:
+def _laid(
+    leaf: Any, flat: tuple[int, ...], held: DataType, tiles: bool, rows: int = 64
+) -> OutputsFirst:
     """Laid out on the host: it is where the device's memory is. In strips, to stay in cache."""
     narrow = is_quantized(leaf) and held != DataType.FLOAT32
     stored = np.asarray(leaf.values if narrow else leaf).reshape(flat)
@@ -166,4 +167,4 @@ def _laid(leaf: Any, flat: tuple[int, ...], held: DataType, rows: int = 64) -> O
     for start in range(0, flat[1], rows):
         out[start : start + rows] = stored[:, start : start + rows].T
     beside = {"scales": leaf.scales, "factors": leaf.factors} if narrow else {}
-    return OutputsFirst(jax.device_put(out), shape=leaf.shape, **beside)
+    return OutputsFirst(jax.device_put(out), shape=leaf.shape, tiles=tiles, **beside)
