@@ -190,6 +190,9 @@ def _attend(
 
     if rows_GX.shape[0] == 1:
         out = attend_group(0)
+    elif step.group == 1:
+        out = _in_order_of_tokens(attend_group, step, (spec.num_kv_heads, groups, spec.value_size))
+        return out.reshape(-1, spec.num_heads, spec.value_size).astype(q.dtype), cache
     else:
         # As many as hold tokens: a step that could take many rows mostly has room for more tiles.
         out = jnp.zeros((*tokens_GXQ.shape, spec.num_kv_heads, groups, spec.value_size))
@@ -198,6 +201,26 @@ def _attend(
         )
     out = out.reshape(-1, spec.num_heads, spec.value_size)[step.tile_of_token]
     return out.astype(q.dtype), cache
+
+
+def _in_order_of_tokens(
+    attend_group: Callable[[Array | int], Float[Array, "1 Q K G V"]],
+    step: PagedMeta,
+    shape: tuple[int, int, int],
+) -> Float[Array, "T K G V"]:
+    """What groups of one tile give, written where their tokens lie.
+
+    A tile that is not full writes behind its tokens too, where the next one's then stand. A buffer
+    of all tiles that a step could take would have many times the size, in every layer.
+    """
+    count = step.rows.shape[0]
+
+    def write(index: Array, out_TKGV: Array) -> Array:
+        first = step.tile_tokens[index, 0]
+        return jax.lax.dynamic_update_slice_in_dim(out_TKGV, attend_group(index)[0], first, axis=0)
+
+    out = jnp.zeros((count + step.tile, *shape))
+    return jax.lax.fori_loop(0, step.used_groups, write, out)[:count]
 
 
 def write_kv(cache: LayerCache, k: Array, v: Array, step: PagedMeta) -> LayerCache:
