@@ -2,7 +2,8 @@
 
 from ferrum_jax.attention.dense import dense_attention, dense_attention_of_rows
 from ferrum_jax.attention.kernel import BindAttention, choose_attention, gpu_attention
-from ferrum_jax.attention.paged import PagedMeta, paged_attention, paged_meta
+from ferrum_jax.attention.layout import PagedMeta, layout_in_tiles, paged_meta
+from ferrum_jax.attention.paged import paged_attention
 
 __all__ = [
     "BindAttention",
@@ -11,6 +12,7 @@ __all__ = [
     "dense_attention",
     "dense_attention_of_rows",
     "gpu_attention",
+    "layout_in_tiles",
     "paged_attention",
     "paged_meta",
 ]

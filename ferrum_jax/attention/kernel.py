@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import pallas_kernels
-from ferrum_jax.attention.paged import PagedMeta, paged_attention, write_kv
+from ferrum_jax.attention.layout import PagedMeta
+from ferrum_jax.attention.paged import paged_attention, write_kv
 from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import (
     AttentionConfig,

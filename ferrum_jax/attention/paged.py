@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ferrum_jax.attention.dense import MASKED, alibi, soft_capped
 from ferrum_jax.attention.formed import attend_forming_weights
+from ferrum_jax.attention.layout import FEW, PagedMeta, QueryTiles
 from ferrum_jax.attention.quantize import as_stored, from_stored, quantise
 from ferrum_jax.interfaces import Attend
 from ferrum_jax.types import (
@@ -34,106 +34,11 @@ from ferrum_jax.types import (
     AttentionConfig,
     DataType,
     LayerCache,
-    StepBatch,
     even_rows,
 )
 
-BLOCK_KEYS = 128
-"""Keys that one iteration reads: long enough to amortise the loop, short enough to waste little."""
-DECODE_BLOCK_KEYS = 64
-"""The same in a step of decodes, where each sequence's last block is read in vain to its end. With
-128 a step took 1.02, 1.12 and 1.04 times as long for 1, 8 and 16 sequences of 130 to 160 tokens,
-and as long for 1,000 (100 million parameters, 2 CPU cores)."""
-PREFILL_TILE = 32
-"""Queries that share one read of the keys in a step that mixes prefill and decode."""
-DECODE_GROUP = 16
-"""Sequences of a pure decode step that walk their pages together."""
 MOST_HEADS_AT_ONCE = 20
 """Heads of single queries up to which one product for all of them is the faster one."""
-
-
-@struct.dataclass
-class PagedMeta:
-    """What all layers of a step share: where tokens lie, which tiles they form."""
-
-    rows: Int[Array, " T"]
-    positions: Int[Array, " T"]
-    valid: Int[Array, " T"]
-    write_pages: Int[Array, " T"]
-    block_tables: Int[Array, "R B"]
-    context_lens: Int[Array, " R"]
-    query_starts: Int[Array, " S"]
-    """S = R + 1"""
-    tile_rows: Int[Array, " X"]
-    tile_tokens: Int[Array, "X Q"]
-    """index into the tokens"""
-    tile_positions: Int[Array, "X Q"]
-    """-1 where the tile has no token"""
-    tile_of_token: Int[Array, " T"]
-    """flat index into [X, Q]"""
-    used_groups: Int[Array, ""]
-    """groups that hold a tile with tokens; the others are behind them"""
-    tile: int = struct.field(pytree_node=False)
-    group: int = struct.field(pytree_node=False)
-    block_pages: int = struct.field(pytree_node=False)
-
-
-def paged_meta(
-    batch: StepBatch, num_tokens: int, page_size: int, *, fixed: tuple[int, int] | None = None
-) -> PagedMeta:
-    """The layout of a step of `num_tokens` tokens (padding included), once for all layers.
-
-    Args:
-        fixed: queries of a tile and tiles of a group, whatever the step holds; keys then come in
-            blocks of one size, however few pages a sequence may have. So the shape of every
-            product, and the order of every sum, is the same for all steps and all lengths.
-    """
-    num_rows = batch.slots.shape[0]
-    index = jnp.arange(num_tokens, dtype=jnp.int32)
-    rows = jnp.searchsorted(batch.query_starts[1:], index, side="right").astype(jnp.int32)
-    valid = rows < num_rows
-    rows = jnp.minimum(rows, num_rows - 1)
-    lengths = jnp.diff(batch.query_starts)
-    offset = index - batch.query_starts[rows]
-    positions = jnp.where(valid, batch.context_lens[rows] - lengths[rows] + offset, 0)
-    pages = batch.block_tables[rows, positions // page_size]
-
-    num_pages = batch.block_tables.shape[1] if fixed is None else BLOCK_KEYS
-    with_draft = 1 + batch.draft_len
-    decode_only = fixed is None and num_tokens == num_rows * with_draft
-    prefill_tile = min(PREFILL_TILE, num_tokens) if fixed is None else fixed[0]
-    tile = with_draft if decode_only else prefill_tile
-    block_keys = DECODE_BLOCK_KEYS if decode_only else BLOCK_KEYS
-    tiles_of_row = -(-lengths // tile)
-    first_tile = jnp.cumsum(tiles_of_row) - tiles_of_row
-    num_tiles = min(num_rows if decode_only else num_tokens // tile + num_rows, num_tokens)
-    group = min(DECODE_GROUP, num_tiles) if decode_only else 1 if fixed is None else fixed[1]
-    num_tiles += -num_tiles % group
-    tile_index = jnp.arange(num_tiles, dtype=jnp.int32)
-    tile_rows = jnp.searchsorted(jnp.cumsum(tiles_of_row), tile_index, side="right")
-    used = tile_rows < num_rows
-    tile_rows = jnp.minimum(tile_rows, num_rows - 1).astype(jnp.int32)
-    start = batch.query_starts[tile_rows] + (tile_index - first_tile[tile_rows]) * tile
-    tokens = start[:, None] + jnp.arange(tile, dtype=jnp.int32)[None, :]
-    inside = used[:, None] & (tokens < batch.query_starts[tile_rows + 1][:, None])
-    tokens = jnp.minimum(tokens, num_tokens - 1)
-    return PagedMeta(
-        rows=rows,
-        positions=positions,
-        valid=valid,
-        write_pages=jnp.where(valid, pages, TRASH_PAGE),
-        block_tables=batch.block_tables,
-        context_lens=batch.context_lens,
-        query_starts=batch.query_starts,
-        tile_rows=tile_rows,
-        tile_tokens=tokens,
-        tile_positions=jnp.where(inside, positions[tokens], -1),
-        tile_of_token=((first_tile[rows] + offset // tile) * tile + offset % tile),
-        used_groups=-(-jnp.sum(tiles_of_row) // group),
-        tile=tile,
-        group=group,
-        block_pages=max(1, min(block_keys // page_size, num_pages)),
-    )
 
 
 def paged_attention(step: PagedMeta, *, by_head: bool = False) -> Attend:
@@ -175,52 +80,86 @@ def _attend(
             tap_pattern=tap_pattern,
         )
         return out, cache
-    groups = spec.num_heads // spec.num_kv_heads
-    sink = None if sinks is None else sinks.astype(jnp.float32).reshape(-1, groups)
-    tokens_GXQ, positions_GXQ, rows_GX = (
-        x.reshape(-1, step.group, *x.shape[1:])
-        for x in (step.tile_tokens, step.tile_positions, step.tile_rows)
-    )
+    walk = partial(_walk, q, cache=cache, step=step, by_head=by_head, spec=spec, sinks=sinks)
+    out = walk(step.tiles)
+    if (lone := step.lone_tiles) is not None:
 
-    def attend_group(index: Array | int) -> Float[Array, "X Q K G V"]:
-        q_XQN = q[tokens_GXQ[index]]
-        q_XQKGH = q_XQN.reshape(*q_XQN.shape[:2], spec.num_kv_heads, groups, spec.head_dim)
-        tiles = q_XQKGH, positions_GXQ[index], rows_GX[index]
-        return _group(*tiles, cache=cache, step=step, by_head=by_head, spec=spec, sink=sink)
+        def with_lone() -> Array:
+            return jnp.where(step.lone[:, None, None], walk(lone), out)
 
-    if rows_GX.shape[0] == 1:
-        out = attend_group(0)
-    elif step.group == 1:
-        out = _in_order_of_tokens(attend_group, step, (spec.num_kv_heads, groups, spec.value_size))
-        return out.reshape(-1, spec.num_heads, spec.value_size).astype(q.dtype), cache
-    else:
-        # As many as hold tokens: a step that could take many rows mostly has room for more tiles.
-        out = jnp.zeros((*tokens_GXQ.shape, spec.num_kv_heads, groups, spec.value_size))
-        out = jax.lax.fori_loop(
-            0, step.used_groups, lambda i, out: out.at[i].set(attend_group(i)), out
-        )
-    out = out.reshape(-1, spec.num_heads, spec.value_size)[step.tile_of_token]
+        out = jax.lax.cond(lone.used_groups > 0, with_lone, lambda: out)
     return out.astype(q.dtype), cache
 
 
-def _in_order_of_tokens(
-    attend_group: Callable[[Array | int], Float[Array, "1 Q K G V"]],
+def _walk(
+    q: Float[Array, "T N H"],
+    tiles: QueryTiles,
+    *,
+    cache: LayerCache,
     step: PagedMeta,
-    shape: tuple[int, int, int],
-) -> Float[Array, "T K G V"]:
-    """What groups of one tile give, written where their tokens lie.
+    by_head: bool,
+    spec: AttentionConfig,
+    sinks: Float[Array, " N"] | None,
+) -> Float[Array, "T N V"]:
+    """What the tokens of the tiles attend to, a group of tiles after the other."""
+    groups = spec.num_heads // spec.num_kv_heads
+    sink = None if sinks is None else sinks.astype(jnp.float32).reshape(-1, groups)
+    tokens_GXQ, positions_GXQ, rows_GX = (
+        x.reshape(-1, tiles.group, *x.shape[1:])
+        for x in (tiles.tokens, tiles.positions, tiles.rows)
+    )
+
+    def attend(index: Array | int, size: int = tiles.size) -> Float[Array, "X Q N V"]:
+        is_whole = size == tiles.size
+        q_XQN = q[tokens_GXQ[index, :, :size]]
+        q_XQKGH = q_XQN.reshape(*q_XQN.shape[:2], spec.num_kv_heads, groups, spec.head_dim)
+        out = _group(
+            q_XQKGH,
+            positions_GXQ[index, :, :size],
+            rows_GX[index],
+            cache=cache,
+            tables=step.block_tables,
+            block_pages=tiles.block_pages if is_whole else tiles.few_block_pages,
+            by_head=by_head,
+            spec=spec,
+            sink=sink,
+        )
+        return out.reshape(*q_XQN.shape[:2], spec.num_heads, spec.value_size)
+
+    if rows_GX.shape[0] > 1 and tiles.group == 1:
+        return _in_order_of_tokens(attend, tiles, (spec.num_heads, spec.value_size))
+    if rows_GX.shape[0] == 1:
+        out = attend(0)
+    else:
+        # As many as hold tokens: a step that could take many rows mostly has room for more tiles.
+        out = jnp.zeros((*tokens_GXQ.shape, spec.num_heads, spec.value_size))
+        out = jax.lax.fori_loop(0, tiles.used_groups, lambda i, out: out.at[i].set(attend(i)), out)
+    return out.reshape(-1, spec.num_heads, spec.value_size)[tiles.of_token]
+
+
+def _in_order_of_tokens(
+    attend: Callable[..., Float[Array, "1 Q N V"]], tiles: QueryTiles, shape: tuple[int, int]
+) -> Float[Array, "T N V"]:
+    """What groups of one tile attend to, written where their tokens lie.
 
     A tile that is not full writes behind its tokens too, where the next one's then stand. A buffer
     of all tiles that a step could take would have many times the size, in every layer.
     """
-    count = step.rows.shape[0]
+    count = tiles.of_token.shape[0]
+    counts_X = jnp.sum(tiles.positions >= 0, axis=1)
 
-    def write(index: Array, out_TKGV: Array) -> Array:
-        first = step.tile_tokens[index, 0]
-        return jax.lax.dynamic_update_slice_in_dim(out_TKGV, attend_group(index)[0], first, axis=0)
+    def write(index: Array, out_TNV: Array) -> Array:
+        def of_size(size: int) -> Array:
+            new = attend(index, size)[0]
+            return jax.lax.dynamic_update_slice_in_dim(out_TNV, new, tiles.tokens[index, 0], axis=0)
 
-    out = jnp.zeros((count + step.tile, *shape))
-    return jax.lax.fori_loop(0, step.used_groups, write, out)[:count]
+        if tiles.size <= FEW:
+            return of_size(tiles.size)
+        few = counts_X[index] <= FEW
+        return jax.lax.cond(few, lambda: of_size(FEW), lambda: of_size(tiles.size))
+
+    out = jnp.zeros((count + tiles.size, *shape))
+    return jax.lax.fori_loop(0, tiles.used_groups, write, out)[:count]
 
 
 def write_kv(cache: LayerCache, k: Array, v: Array, step: PagedMeta) -> LayerCache:
@@ -255,18 +194,18 @@ def _group(
     rows_X: Int[Array, " X"],
     *,
     cache: LayerCache,
-    step: PagedMeta,
+    tables: Int[Array, "R B"],
+    block_pages: int,
     by_head: bool,
     spec: AttentionConfig,
     sink: Array | None,
 ) -> Float[Array, "X Q K G V"]:
     """Online softmax of a group of tiles over their sequences' pages, block by block."""
-    tables, pages_per_block = step.block_tables, step.block_pages
-    block = pages_per_block * cache.k_pages.shape[1]
+    block = block_pages * cache.k_pages.shape[1]
     # At least two blocks: XLA hoists the read of a lone one out of the loop, fuses it with the
     # write before it, and then needs a copy of the whole pool.
-    num_blocks = max(2, -(-tables.shape[1] // pages_per_block))
-    padding = num_blocks * pages_per_block - tables.shape[1]
+    num_blocks = max(2, -(-tables.shape[1] // block_pages))
+    padding = num_blocks * block_pages - tables.shape[1]
     tables_XB = jnp.pad(tables[rows_X], ((0, 0), (0, padding)), constant_values=TRASH_PAGE)
     longest_X = jnp.max(positions_XQ, axis=1)
     at_once = not by_head and spec.num_heads <= MOST_HEADS_AT_ONCE
@@ -276,7 +215,7 @@ def _group(
     kind = jnp.bfloat16 if q_XQKGH.dtype == jnp.bfloat16 else jnp.float32
 
     def read(pages: Array, index: Array) -> Array:
-        ids = jax.lax.dynamic_slice_in_dim(tables_XB, index * pages_per_block, pages_per_block, 1)
+        ids = jax.lax.dynamic_slice_in_dim(tables_XB, index * block_pages, block_pages, 1)
         return pages[ids].reshape(ids.shape[0], block, *pages.shape[2:])
 
     def visit(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

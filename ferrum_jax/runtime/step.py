@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ferrum_jax.attention import BindAttention, PagedMeta, paged_meta
+from ferrum_jax.attention import BindAttention, PagedMeta, layout_in_tiles, paged_meta
 from ferrum_jax.models import Params, forward_capture, unembed
 from ferrum_jax.sampler import (
     Sampled,
@@ -156,17 +156,18 @@ def write_drafts(sampling: SamplingState, batch: StepBatch) -> SamplingState:
 
 def ragged_layout(meta: PagedMeta, batch: StepBatch, sampling: SamplingState) -> RaggedLayout:
     """The step's tiles, as recurrent layers go along them; padding has the padding's slot."""
-    valid = meta.tile_positions >= 0
+    tiles = layout_in_tiles(meta, batch)
+    valid = tiles.positions >= 0
     padding = sampling.history.shape[0] - 1
     # Of tiles of one token each is another sequence's, unless a sequence runs several.
     lengths = jnp.diff(batch.query_starts)
     return RaggedLayout(
-        tokens=meta.tile_tokens,
+        tokens=tiles.tokens,
         valid=valid,
-        starts=meta.tile_positions == 0,
-        slots=jnp.where(valid[:, 0], batch.slots[meta.tile_rows], padding),
-        tile_of_token=meta.tile_of_token,
-        apart=jnp.max(lengths) <= 1 if meta.tile == 1 else None,
+        starts=tiles.positions == 0,
+        slots=jnp.where(valid[:, 0], batch.slots[tiles.rows], padding),
+        tile_of_token=tiles.of_token,
+        apart=jnp.max(lengths) <= 1 if tiles.size == 1 else None,
     )
 
 

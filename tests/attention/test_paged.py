@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from ferrum_jax.attention import dense_attention, paged_attention, paged_meta
+from ferrum_jax.attention.layout import FEW, WIDEST
 from ferrum_jax.attention.paged import MOST_HEADS_AT_ONCE
 from ferrum_jax.attention.quantize import as_stored, dequantise, quantise
 from ferrum_jax.types import AttentionConfig, DataType, LayerCache, StepBatch
 
-PAGE, PAGES, TABLE = 4, 64, 40
+PAGE, PAGES, TABLE = 4, 160, 100
 BASE = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=8, scale=8**-0.5, rope=None)
 SPECS = {
     "grouped": BASE,
@@ -113,6 +114,18 @@ def test_equals_dense_in_one_step_and_in_chunks(spec):
     steps = [((20, 3, 8), 64), ((33, 3, 19), 64), ((36, 4, 20), 64), ((37, 4, 21), 4)]
     chunked, _ = _paged(q, k, v, sinks, spec, lengths, steps, tables)
     np.testing.assert_allclose(chunked, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_long_step_of_sequences_with_one_few_and_many_tokens(spec):
+    """Each takes another way: lone tokens together, few and many in tiles of other widths."""
+    lengths = (330, 70, 40, 1, 9)
+    q, k, v, sinks = _inputs(spec, lengths)
+    tables = _tables(lengths, np.random.default_rng(1))
+    steps = [((300, 65, 3, 0, 4), 512), ((301, 70, 40, 1, 9), 128), (lengths, 128)]
+    assert 300 > WIDEST > 65 > FEW > 40
+    out, _ = _paged(q, k, v, sinks, spec, lengths, steps, tables)
+    np.testing.assert_allclose(out, _dense(q, k, v, sinks, spec, lengths), atol=2e-5)
 
 
 def test_decode_steps_across_block_borders():
