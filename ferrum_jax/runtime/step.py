@@ -37,6 +37,9 @@ from ferrum_jax.types import (
     TokenLogprobs,
 )
 
+FEW_PLACES = 8
+"""Places that are unembedded by themselves in a step that could sample at more."""
+
 
 def run_step(
     params: Params,
@@ -73,11 +76,13 @@ def run_step(
         layout=layout,
     )
     assert next_cache is not None
-    taps_N = of_tokens(taps, places.tokens)
-    logits_NV = unembed(params, hidden_TD[places.tokens], config, taps=taps_N)
+    order_N = None if shape.decodes else jnp.argsort(~places.active, stable=True)
+    places = places if order_N is None else places.take(order_N)
+    logits_NV = _logits(params, hidden_TD, places, config, taps, few_first=not shape.decodes)
     slots, lengths, active = places.slots, places.lengths, places.active
     with jax.named_scope("sample"):
-        failed_N = rows_failed(logits_NV) & (lengths > 0)
+        broken_N = ~jnp.all(jnp.isfinite(hidden_TD), axis=1)[places.tokens]
+        failed_N = jnp.where(active, rows_failed(logits_NV), broken_N) & (lengths > 0)
         sampled = sample(
             logits_NV, sampling, slots, lengths, active, lanes, processes=shape.processes
         )
@@ -98,14 +103,18 @@ def run_step(
                 taps,
                 partial(process_logits, lanes=lanes, processes=shape.processes),
             )
+    found = sampled.tokens, logprobs, failed_N, sampled.stuck, sampled.mirostat_mu
+    if order_N is not None:
+        found = jax.tree.map(lambda x: x[jnp.argsort(order_N)], found)
+    tokens, logprobs, failed, stuck, mirostat_mu = found
     return next_cache, StepOutput(
-        tokens=sampled.tokens,
+        tokens=tokens,
         logprobs=logprobs,
-        failed=failed_N,
-        stuck=sampled.stuck,
+        failed=failed,
+        stuck=stuck,
         prompt=prompt,
         sampling=after_sampling(sampling, places, sampled.tokens, sampled.mirostat_mu),
-        mirostat_mu=sampled.mirostat_mu,
+        mirostat_mu=mirostat_mu,
         captured=captured,
         draft_len=batch.draft_len,
     )
@@ -121,6 +130,10 @@ class SampledPlaces(NamedTuple):
     """tokens that precede the sampled one"""
     active: Bool[Array, " N"]
     """whether a token is wanted there"""
+
+    def take(self, index: Int[Array, " N"]) -> SampledPlaces:
+        """Some of them."""
+        return SampledPlaces(*(x[index] for x in self))
 
 
 def sampled_places(batch: StepBatch) -> SampledPlaces:
@@ -169,6 +182,38 @@ def ragged_layout(meta: PagedMeta, batch: StepBatch, sampling: SamplingState) ->
         tile_of_token=tiles.of_token,
         apart=jnp.max(lengths) <= 1 if tiles.size == 1 else None,
     )
+
+
+def _logits(
+    params: Params,
+    hidden_TD: Float[Array, "T D"],
+    places: SampledPlaces,
+    config: ModelConfig,
+    taps: Taps,
+    *,
+    few_first: bool,
+) -> Float[Array, "N V"]:
+    """The logits of the active places, and perhaps of the others.
+
+    Args:
+        few_first: the active places stand first, and only those are unembedded where they are few:
+            of a step that could take many sequences most are not there, or within their prompts.
+    """
+
+    def of(places: SampledPlaces) -> Array:
+        taps_N = of_tokens(taps, places.tokens)
+        return unembed(params, hidden_TD[places.tokens], config, taps=taps_N)
+
+    count = len(places.tokens)
+    if not few_first or count <= FEW_PLACES:
+        return of(places)
+
+    def of_few() -> Array:
+        few = places.take(jnp.arange(FEW_PLACES))
+        return jnp.pad(of(few), ((0, count - FEW_PLACES), (0, 0)))
+
+    are_few = ~jnp.any(places.active[FEW_PLACES:])
+    return jax.lax.cond(are_few, of_few, lambda: of(places))
 
 
 def placed_in_step(taps: Taps, slots_T: Array, positions_T: Array, sampling: SamplingState) -> Taps:

@@ -67,13 +67,23 @@ def sample(
     with jax.named_scope("sample"):
         if len(logits) <= ROWS_AT_ONCE or len(logits) % ROWS_AT_ONCE:
             return run(*rows)
-        return jax.lax.platform_dependent(*rows, cpu=partial(_in_parts, run), default=run)
+        used = jnp.max(jnp.where(active, jnp.arange(len(active)) + 1, 0))
+        in_parts = partial(_in_parts, run, used)
+        return jax.lax.platform_dependent(*rows, cpu=in_parts, default=run)
 
 
-def _in_parts(run: Callable[..., Sampled], *rows: Array) -> Sampled:
-    """`run`, for a few of the rows after the other."""
+def _in_parts(run: Callable[..., Sampled], used: Int[Array, ""], *rows: Array) -> Sampled:
+    """`run`, for a few of the rows after the other; zeros behind the first `used`."""
     parts = tuple(x.reshape(-1, ROWS_AT_ONCE, *x.shape[1:]) for x in rows)
-    results = jax.lax.map(lambda part: run(*part), parts)
+    shapes = jax.eval_shape(run, *(x[0] for x in parts))
+    count = len(parts[0])
+    nothing = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
+
+    def visit(index: Array, results: Sampled) -> Sampled:
+        found = run(*(x[index] for x in parts))
+        return jax.tree.map(lambda all, one: all.at[index].set(one), results, found)
+
+    results = jax.lax.fori_loop(0, -(-used // ROWS_AT_ONCE), visit, nothing)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 
 
