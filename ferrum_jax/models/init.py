@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
+from ferrum_jax.models.host_memory import for_weights
 from ferrum_jax.models.params import Params
 from ferrum_jax.models.shapes import flatten_shapes, unflatten
 from ferrum_jax.types import ModelConfig
@@ -20,7 +21,7 @@ def init_params(config: ModelConfig, seed: int = 0, dtype: str = "float32") -> P
     """
     rng = np.random.default_rng(seed)
     arrays = {
-        name: jnp.asarray(_init_leaf(rng, name, shape, config), dtype)
+        name: jax.device_put(for_weights(_init_leaf(rng, name, shape, config), dtype))
         for name, shape in flatten_shapes(config).items()
     }
     return unflatten(config, arrays)

@@ -33,6 +33,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from ferrum_jax.models.host_memory import empty_for_weights, for_weights
 from ferrum_jax.models.narrow import (
     ALONG_INPUTS,
     MOST_ROWS_TURNED,
@@ -125,7 +126,7 @@ def with_outputs_first(
         return replace(laid, unembed=_laid(head, head.shape, held, tiles))
     rows = params.embed
     if rows.dtype != held.value:
-        rows = jax.device_put(np.asarray(rows).astype(held.value))
+        rows = jax.device_put(for_weights(np.asarray(rows), held.value))
     return replace(laid, unembed=OutputsFirst(rows, shape=rows.shape[::-1], tiles=tiles))
 
 
@@ -163,7 +164,7 @@ def _laid(
     """Laid out on the host: it is where the device's memory is. In strips, to stay in cache."""
     narrow = is_quantized(leaf) and held != DataType.FLOAT32
     stored = np.asarray(leaf.values if narrow else leaf).reshape(flat)
-    out = np.empty(flat[::-1], held.value)
+    out = empty_for_weights(flat[::-1], held.value)
     for start in range(0, flat[1], rows):
         out[start : start + rows] = stored[:, start : start + rows].T
     beside = {"scales": leaf.scales, "factors": leaf.factors} if narrow else {}

@@ -18,6 +18,7 @@ from ferrum_jax.interfaces import WeightSource
 from ferrum_jax.models.families import family_of, read_config
 from ferrum_jax.models.families.published import text_part
 from ferrum_jax.models.families.quantization import read_quantization
+from ferrum_jax.models.host_memory import empty_for_weights
 from ferrum_jax.models.params import Params
 from ferrum_jax.models.partition import Placement
 from ferrum_jax.models.quantized import quantise, quantises
@@ -239,7 +240,7 @@ def _read(
     dtype: DataType,
 ) -> np.ndarray:
     """One parameter on the host, from as many tensors as it takes."""
-    host = np.empty(shape, jax.numpy.dtype(dtype.value))
+    host = empty_for_weights(shape, jax.numpy.dtype(dtype.value))
     for index, name in enumerate(naming.stored[name] for name in entry.names):
         stored = source.read(name)
         if not jax.numpy.issubdtype(stored.dtype, jax.numpy.floating):
