@@ -1,9 +1,9 @@
 """Paged attention in plain XLA, for every backend: ragged queries over a pool of KV pages.
 
-The queries of a step are cut into *tiles*: up to `tile` consecutive tokens of one sequence. Tiles
-run in groups; a group walks its sequences' pages in blocks of a fixed number of keys with an
-online softmax (Milakov and Gimelshein 2018), as far as its longest context reaches and from where
-its window starts. So the work follows the actual context lengths, not the longest allowed one.
+The queries of a step are cut into *tiles* (`layout.py`), which run in groups; a group walks its
+sequences' pages in blocks of a fixed number of keys with an online softmax (Milakov and Gimelshein
+2018), as far as its longest context reaches and from where its window starts. So the work follows
+the actual context lengths, not the longest allowed one.
 
 The scales of a quantised cache multiply scores and weights, not the keys and values themselves:
 fewer products where N < H, and the blocks stay exact in bf16. With bf16 queries a decode's

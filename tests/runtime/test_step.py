@@ -9,6 +9,7 @@ import pytest
 
 import ferrum_jax as fj
 from ferrum_jax.runtime.shapes import choose_shape, declared_shapes
+from ferrum_jax.runtime.step import FEW_PLACES
 from ferrum_jax.types import Request, Schedule, ScheduledChunk, Sequence, StepShape
 
 
@@ -43,6 +44,49 @@ def test_a_mixed_workload_compiles_a_known_number_of_programs(make_llm):
         before = set(llm.compilations)
         llm.generate(prompts, fj.SamplingParams(max_tokens=4, temperature=1.0, top_p=0.9))
         assert set(llm.compilations) == before
+
+
+@pytest.mark.parametrize("count", [FEW_PLACES - 3, FEW_PLACES + 4])
+def test_a_step_that_could_sample_at_more_places_than_it_does(make_llm, llm, count):
+    """Few places are read out by themselves; results are of their own rows in either case."""
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(3, 600, 4 + i % 5).tolist() for i in range(count)]
+    greedy = fj.SamplingParams(max_tokens=3, temperature=0, logprobs=2, ignore_eos=True)
+    drawn = replace(greedy, temperature=1.0, top_p=0.9)
+    params = [replace(drawn, seed=i) if i % 3 == 1 else greedy for i in range(count)]
+    alone = [llm.generate([p], q)[0].outputs[0] for p, q in zip(prompts, params, strict=True)]
+    with make_llm(max_num_seqs=16, max_num_batched_tokens=128, num_pages=200) as wide:
+        engine = wide.engine
+        # One is within its prompt while the others sample, and one goes on for a while already.
+        running = engine.add([5, 6, 7], replace(greedy, max_tokens=9))
+        engine.step()
+        ids = [engine.add(p, q) for p, q in zip(prompts, params, strict=True)]
+        long = engine.add(rng.integers(3, 600, 120).tolist(), greedy)
+        while engine.has_work:
+            engine.step()
+        assert {len(engine.take(i).outputs[0].token_ids) for i in (long, running)} == {3, 9}
+        for expected, request in zip(alone, ids, strict=True):
+            found = engine.take(request).outputs[0]
+            assert found.token_ids == expected.token_ids
+            logprobs = [
+                [top[token].logprob for token, top in zip(c.token_ids, c.logprobs, strict=True)]
+                for c in (found, expected)
+            ]
+            np.testing.assert_allclose(*logprobs, atol=1e-5)
+
+
+def test_nan_within_a_prompt_fails_its_request_before_it_samples(make_llm, weights):
+    poisoned = weights.replace(embed=weights.embed.at[666].set(np.nan))
+    with make_llm(max_num_seqs=16, max_num_batched_tokens=64) as llm:
+        llm.params = poisoned
+        engine = llm.engine
+        sick = engine.add([666] + [5] * 100, fj.SamplingParams(max_tokens=2))
+        well = engine.add([7, 8], fj.SamplingParams(max_tokens=2, ignore_eos=True))
+        while engine.has_work:
+            engine.step()
+        output = engine.take(sick)
+        assert "not finite" in output.error
+        assert engine.take(well).outputs[0].finish_reason == "length"
 
 
 def test_declared_shapes_of_the_default_engine():
