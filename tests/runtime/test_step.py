@@ -57,14 +57,17 @@ def test_a_step_that_could_sample_at_more_places_than_it_does(make_llm, llm, cou
     alone = [llm.generate([p], q)[0].outputs[0] for p, q in zip(prompts, params, strict=True)]
     with make_llm(max_num_seqs=16, max_num_batched_tokens=128, num_pages=200) as wide:
         engine = wide.engine
-        # One is within its prompt while the others sample, and one goes on for a while already.
+        # Before them stand one that goes on already and one that never samples, behind them one
+        # that is within its prompt.
         running = engine.add([5, 6, 7], replace(greedy, max_tokens=9))
         engine.step()
+        scored = engine.add([8, 9, 10, 11], greedy, score_only=True)
         ids = [engine.add(p, q) for p, q in zip(prompts, params, strict=True)]
         long = engine.add(rng.integers(3, 600, 120).tolist(), greedy)
         while engine.has_work:
             engine.step()
-        assert {len(engine.take(i).outputs[0].token_ids) for i in (long, running)} == {3, 9}
+        assert [len(engine.take(i).outputs[0].token_ids) for i in (long, running)] == [3, 9]
+        assert engine.take(scored).error is None
         for expected, request in zip(alone, ids, strict=True):
             found = engine.take(request).outputs[0]
             assert found.token_ids == expected.token_ids
