@@ -76,12 +76,15 @@ def run_step(
         layout=layout,
     )
     assert next_cache is not None
-    order_N = None if shape.decodes else jnp.argsort(~places.active, stable=True)
-    places = places if order_N is None else places.take(order_N)
-    logits_NV = _logits(params, hidden_TD, places, config, taps, few_first=not shape.decodes)
+    few_first = not shape.decodes and len(places.tokens) > FEW_PLACES
+    if few_first:
+        order_N = jnp.argsort(~places.active, stable=True)
+        places, back_N = places.take(order_N), jnp.argsort(order_N)
+    hidden_ND = hidden_TD[places.tokens]
+    logits_NV = _logits(params, hidden_ND, places, config, taps, few_first=few_first)
     slots, lengths, active = places.slots, places.lengths, places.active
     with jax.named_scope("sample"):
-        broken_N = ~jnp.all(jnp.isfinite(hidden_TD), axis=1)[places.tokens]
+        broken_N = ~jnp.all(jnp.isfinite(hidden_ND), axis=1)
         failed_N = jnp.where(active, rows_failed(logits_NV), broken_N) & (lengths > 0)
         sampled = sample(
             logits_NV, sampling, slots, lengths, active, lanes, processes=shape.processes
@@ -104,8 +107,8 @@ def run_step(
                 partial(process_logits, lanes=lanes, processes=shape.processes),
             )
     found = sampled.tokens, logprobs, failed_N, sampled.stuck, sampled.mirostat_mu
-    if order_N is not None:
-        found = jax.tree.map(lambda x: x[jnp.argsort(order_N)], found)
+    if few_first:
+        found = jax.tree.map(lambda x: x[back_N], found)
     tokens, logprobs, failed, stuck, mirostat_mu = found
     return next_cache, StepOutput(
         tokens=tokens,
@@ -186,7 +189,7 @@ def ragged_layout(meta: PagedMeta, batch: StepBatch, sampling: SamplingState) ->
 
 def _logits(
     params: Params,
-    hidden_TD: Float[Array, "T D"],
+    hidden_ND: Float[Array, "N D"],
     places: SampledPlaces,
     config: ModelConfig,
     taps: Taps,
@@ -200,20 +203,17 @@ def _logits(
             of a step that could take many sequences most are not there, or within their prompts.
     """
 
-    def of(places: SampledPlaces) -> Array:
-        taps_N = of_tokens(taps, places.tokens)
-        return unembed(params, hidden_TD[places.tokens], config, taps=taps_N)
-
     count = len(places.tokens)
-    if not few_first or count <= FEW_PLACES:
-        return of(places)
 
-    def of_few() -> Array:
-        few = places.take(jnp.arange(FEW_PLACES))
-        return jnp.pad(of(few), ((0, count - FEW_PLACES), (0, 0)))
+    def of_first(some: int) -> Array:
+        taps_N = of_tokens(taps, places.tokens[:some])
+        logits = unembed(params, hidden_ND[:some], config, taps=taps_N)
+        return jnp.pad(logits, ((0, count - some), (0, 0)))
 
+    if not few_first:
+        return of_first(count)
     are_few = ~jnp.any(places.active[FEW_PLACES:])
-    return jax.lax.cond(are_few, of_few, lambda: of(places))
+    return jax.lax.cond(are_few, lambda: of_first(FEW_PLACES), lambda: of_first(count))
 
 
 def placed_in_step(taps: Taps, slots_T: Array, positions_T: Array, sampling: SamplingState) -> Taps:
