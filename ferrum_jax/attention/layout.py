@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from ferrum_jax.types import TRASH_PAGE, StepBatch
+from ferrum_jax.types import TRASH_PAGE, StepBatch, cut_runs
 
 BLOCK_KEYS = 128
 """Keys that one iteration reads: long enough to amortise the loop, short enough to waste little.
@@ -51,8 +51,6 @@ class QueryTiles:
     """tiles that run together"""
     block_pages: int = struct.field(pytree_node=False)
     """pages that one iteration reads"""
-    few_block_pages: int = struct.field(pytree_node=False)
-    """the same where a tile runs as one of few queries"""
 
     @property
     def size(self) -> int:
@@ -106,8 +104,8 @@ def paged_meta(
 
     def tiles(lengths: Array, size: int, group: int, keys: int, **most: int) -> QueryTiles:
         limit = keys if fixed else num_pages
-        pages = [max(1, min(n // page_size, limit)) for n in (keys, min(keys, FEW))]
-        return tiles_of(batch, positions, rows, lengths, size, group, *pages, **most)
+        block_pages = max(1, min(keys // page_size, limit))
+        return tiles_of(batch, positions, rows, lengths, size, group, block_pages, **most)
 
     if fixed is not None:
         all_tiles = tiles(lengths, *fixed, BLOCK_KEYS)
@@ -141,8 +139,7 @@ def tiles_of(
     lengths: Int[Array, " R"],
     size: int,
     group: int,
-    block_pages: int = 1,
-    few_block_pages: int = 1,
+    block_pages: int,
     *,
     most: int | None = None,
 ) -> QueryTiles:
@@ -153,30 +150,21 @@ def tiles_of(
     """
     num_rows, num_tokens = lengths.shape[0], positions.shape[0]
     starts, ends = batch.query_starts[:-1], batch.query_starts[1:]
-    tiles_of_row = -(-lengths // size)
-    last_tile = jnp.cumsum(tiles_of_row)
-    first_tile = last_tile - tiles_of_row
     count = min(most or num_tokens // size + num_rows, num_tokens)
     group = min(group, count)
     count += -count % group
-    index = jnp.arange(count, dtype=jnp.int32)
-    tile_rows = jnp.searchsorted(last_tile, index, side="right")
-    used = tile_rows < num_rows
-    tile_rows = jnp.minimum(tile_rows, num_rows - 1).astype(jnp.int32)
-    start = starts[tile_rows] + (index - first_tile[tile_rows]) * size
-    tokens = start[:, None] + jnp.arange(size, dtype=jnp.int32)[None, :]
-    inside = used[:, None] & (tokens < ends[tile_rows][:, None])
+    cut = cut_runs(starts, lengths, size, count)
+    tokens = cut.starts[:, None] + jnp.arange(size, dtype=jnp.int32)[None, :]
+    inside = cut.used[:, None] & (tokens < ends[cut.runs][:, None])
     tokens = jnp.minimum(tokens, num_tokens - 1)
-    offset = jnp.arange(num_tokens, dtype=jnp.int32) - starts[rows]
     return QueryTiles(
-        rows=tile_rows,
+        rows=cut.runs,
         tokens=tokens,
         positions=jnp.where(inside, positions[tokens], -1),
-        of_token=(first_tile[rows] + offset // size) * size + offset % size,
-        used_groups=-(-jnp.sum(tiles_of_row) // group),
+        of_token=cut.places(rows, jnp.arange(num_tokens, dtype=jnp.int32) - starts[rows]),
+        used_groups=-(-jnp.sum(cut.used) // group),
         group=group,
         block_pages=block_pages,
-        few_block_pages=few_block_pages,
     )
 
 
@@ -184,4 +172,5 @@ def layout_in_tiles(meta: PagedMeta, batch: StepBatch) -> QueryTiles:
     """All tokens of a step in tiles of moderate size, whatever the attention takes."""
     if meta.lone_tiles is None:
         return meta.tiles
-    return tiles_of(batch, meta.positions, meta.rows, jnp.diff(batch.query_starts), TILE, 1)
+    lengths, pages = jnp.diff(batch.query_starts), meta.tiles.block_pages
+    return tiles_of(batch, meta.positions, meta.rows, lengths, TILE, 1, pages)

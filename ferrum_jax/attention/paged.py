@@ -110,7 +110,9 @@ def _walk(
     )
 
     def attend(index: Array | int, size: int = tiles.size) -> Float[Array, "X Q N V"]:
-        is_whole = size == tiles.size
+        pages = tiles.block_pages
+        if size < tiles.size:
+            pages = max(1, min(pages, FEW // cache.k_pages.shape[1]))
         q_XQN = q[tokens_GXQ[index, :, :size]]
         q_XQKGH = q_XQN.reshape(*q_XQN.shape[:2], spec.num_kv_heads, groups, spec.head_dim)
         out = _group(
@@ -119,7 +121,7 @@ def _walk(
             rows_GX[index],
             cache=cache,
             tables=step.block_tables,
-            block_pages=tiles.block_pages if is_whole else tiles.few_block_pages,
+            block_pages=pages,
             by_head=by_head,
             spec=spec,
             sink=sink,

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ferrum_jax.models.quantized import QuantizedMatrix, is_quantized
 from ferrum_jax.models.wide_sums import product_by_float32
-from ferrum_jax.types import even_rows
+from ferrum_jax.types import cut_runs, even_rows
 
 try:  # Since jax 0.6.
     from jax import shard_map
@@ -79,21 +79,14 @@ def group_rows(group_Y: Int[Array, " Y"], num_groups: int, *, tile: int | None =
     num_tiles = min(num_rows, num_rows // tile + num_groups)
     sizes_E = jnp.bincount(group_Y, length=num_groups).astype(jnp.int32)
     start_E = jnp.cumsum(sizes_E) - sizes_E
-    tiles_E = -(-sizes_E // tile)
-    end_E = jnp.cumsum(tiles_E)
-    first_E = end_E - tiles_E
-    index_X = jnp.arange(num_tiles)
-    group_X = jnp.searchsorted(end_E, index_X, side="right")
-    group_X = jnp.minimum(group_X, num_groups - 1).astype(jnp.int32)
-    start_X = start_E[group_X] + (index_X - first_E[group_X]) * tile
-    offset_Y = jnp.arange(num_rows) - start_E[group_Y]
+    cut = cut_runs(start_E, sizes_E, tile, num_tiles)
     return Groups(
         sizes=sizes_E,
         group=group_Y,
-        rows=jnp.minimum(start_X[:, None] + jnp.arange(tile), num_rows - 1),
-        group_of_tile=group_X,
-        used=index_X < end_E[-1],
-        place=(first_E[group_Y] + offset_Y // tile) * tile + offset_Y % tile,
+        rows=jnp.minimum(cut.starts[:, None] + jnp.arange(tile), num_rows - 1),
+        group_of_tile=cut.runs,
+        used=cut.used,
+        place=cut.places(group_Y, jnp.arange(num_rows) - start_E[group_Y]),
     )
 
 

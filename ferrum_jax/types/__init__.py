@@ -45,7 +45,7 @@ from ferrum_jax.types.output import (
     StreamDelta,
 )
 from ferrum_jax.types.processors import ProcessorLane
-from ferrum_jax.types.ragged import RaggedLayout, even_rows
+from ferrum_jax.types.ragged import RaggedLayout, cut_runs, even_rows
 from ferrum_jax.types.ranking import ChoiceScore, Ranking
 from ferrum_jax.types.recurrent import (
     GatedDeltaConfig,
@@ -142,6 +142,7 @@ __all__ = [
     "TokenizerError",
     "UnsupportedError",
     "WeightError",
+    "cut_runs",
     "even_rows",
     "side_by_side",
 ]

@@ -1,12 +1,16 @@
-"""How a step's tokens lie in tiles, for mixers that run along a sequence.
+"""How items lie in tiles: the runs that are cut, and a step's tokens for mixers along a sequence.
 
-Dimension key: T tokens, X tiles, C tokens of a tile.
+Dimension key: T tokens, X tiles, C tokens of a tile, R runs, Y items of runs.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Bool, Int
 
 
 @struct.dataclass
@@ -30,6 +34,40 @@ class RaggedLayout:
     apart: jax.Array | None = None
     """bool []: whether each tile is the only one of its slot, so that all may run at once; None:
     they are not"""
+
+
+class RunTiles(NamedTuple):
+    """Runs of consecutive items, cut into tiles; no tile holds items of two runs."""
+
+    runs: Int[Array, " X"]
+    """whose items a tile holds"""
+    starts: Int[Array, " X"]
+    """the tile's first item"""
+    used: Bool[Array, " X"]
+    """whether it holds any; those that do stand first, in the order of the runs"""
+    first_of_run: Int[Array, " R"]
+    """each run's first tile"""
+    size: int
+
+    def places(self, runs_Y: Int[Array, " Y"], offsets_Y: Int[Array, " Y"]) -> Int[Array, " Y"]:
+        """Flat index into [X, size] of items, given by their run and where in it they stand."""
+        return (self.first_of_run[runs_Y] + offsets_Y // self.size) * self.size + (
+            offsets_Y % self.size
+        )
+
+
+def cut_runs(
+    starts_R: Int[Array, " R"], lengths_R: Int[Array, " R"], size: int, count: int
+) -> RunTiles:
+    """`count` tiles of up to `size` items each, which must be enough; a run of 0 items has none."""
+    tiles_R = -(-lengths_R // size)
+    end_R = jnp.cumsum(tiles_R)
+    first_R = end_R - tiles_R
+    index_X = jnp.arange(count, dtype=jnp.int32)
+    run_X = jnp.searchsorted(end_R, index_X, side="right")
+    run_X = jnp.minimum(run_X, lengths_R.shape[0] - 1).astype(jnp.int32)
+    start_X = starts_R[run_X] + (index_X - first_R[run_X]) * size
+    return RunTiles(run_X, start_X, index_X < end_R[-1], first_R, size)
 
 
 ROWS_AT_ONCE = 6
