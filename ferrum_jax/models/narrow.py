@@ -38,6 +38,8 @@ LARGEST = {2: 127 * 2**8, 3: 127 * 2**16}
 SMALLEST = 1e-30
 """Rows whose largest input is below it are rounded more coarsely."""
 ALONG_INPUTS = (((1,), (1,)), ((), ()))
+TURNS = jax.__version_info__ >= (0, 6)
+"""Whether a product may be `[outputs, rows]` first: some programs of jax 0.5 fail with it."""
 
 
 def narrow_product(
@@ -107,7 +109,9 @@ def no_single_row(x: Array) -> Array:
 
 
 def turned_product(x: Array, weights_OI: Array, kind: DTypeLike) -> Array:
-    """`x @ weights.T` of a kind, formed as `[outputs, rows]`."""
+    """`x @ weights.T` of a kind, formed as `[outputs, rows]` where jax can do that."""
+    if not TURNS:
+        return jax.lax.dot_general(x, weights_OI, ALONG_INPUTS, preferred_element_type=kind)
     product = jax.lax.dot_general(weights_OI, x, ALONG_INPUTS, preferred_element_type=kind)
     # Without the barrier XLA turns it round into `x @ w`.
     return jax.lax.optimization_barrier(product).T

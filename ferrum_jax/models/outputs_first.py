@@ -35,7 +35,6 @@ from jaxtyping import Array, Float
 
 from ferrum_jax.models.host_memory import empty_for_weights, for_weights
 from ferrum_jax.models.narrow import (
-    ALONG_INPUTS,
     MOST_ROWS_TURNED,
     MOST_TURNED_IN_VECTORS,
     narrow_product,
@@ -49,8 +48,6 @@ MOST_ROWS = 64
 """Rows up to which it is the faster way, in fp32."""
 MANY_ROWS_OF_INT8 = jax.__version_info__ >= (0, 12)
 """Whether int8 is the faster way for any number of rows on a CPU without tiles too."""
-TURNS = jax.__version_info__ >= (0, 6)
-"""Whether the product is `[outputs, rows]` first: jax 0.5 fails on that layout in some programs."""
 
 
 @struct.dataclass
@@ -95,10 +92,7 @@ class OutputsFirst:
         if self.values.dtype != jnp.float32:
             sums = narrow_product(x, self.values, self.turned_rows)
             return sums if self.scales is None else sums * self.scales
-        x32 = x.astype(jnp.float32)
-        if not TURNS:
-            return jax.lax.dot_general(x32, self.values, ALONG_INPUTS)
-        return turned_product(x32, self.values, jnp.float32)
+        return turned_product(x.astype(jnp.float32), self.values, jnp.float32)
 
 
 def with_outputs_first(
