@@ -93,10 +93,7 @@ def _sums(parts_PTI: Array, weights_OI: Array, turned_rows: int) -> Array:
     parts, rows, inputs = parts_PTI.shape
     x = no_single_row(parts_PTI.reshape(parts * rows, inputs))
     kind = jnp.int32 if weights_OI.dtype == jnp.int8 else jnp.float32
-    if x.shape[0] > turned_rows:
-        sums = jax.lax.dot_general(x, weights_OI, ALONG_INPUTS, preferred_element_type=kind)
-    else:
-        sums = turned_product(x, weights_OI, kind)
+    sums = product_by_outputs(x, weights_OI, kind, turned=x.shape[0] <= turned_rows)
     return sums[: parts * rows].reshape(parts, rows, -1)
 
 
@@ -108,9 +105,11 @@ def no_single_row(x: Array) -> Array:
     return jax.lax.optimization_barrier(jnp.pad(x, ((0, 1), (0, 0))))
 
 
-def turned_product(x: Array, weights_OI: Array, kind: DTypeLike) -> Array:
-    """`x @ weights.T` of a kind, formed as `[outputs, rows]` where jax can do that."""
-    if not TURNS:
+def product_by_outputs(
+    x: Array, weights_OI: Array, kind: DTypeLike, *, turned: bool = True
+) -> Array:
+    """`x @ weights.T` of a kind, formed as `[outputs, rows]` if `turned` and where jax can."""
+    if not (turned and TURNS):
         return jax.lax.dot_general(x, weights_OI, ALONG_INPUTS, preferred_element_type=kind)
     product = jax.lax.dot_general(weights_OI, x, ALONG_INPUTS, preferred_element_type=kind)
     # Without the barrier XLA turns it round into `x @ w`.

@@ -38,7 +38,7 @@ from ferrum_jax.models.narrow import (
     MOST_ROWS_TURNED,
     MOST_TURNED_IN_VECTORS,
     narrow_product,
-    turned_product,
+    product_by_outputs,
 )
 from ferrum_jax.models.params import Params, path_name
 from ferrum_jax.models.quantized import flat_shape, is_one_matrix, is_quantized
@@ -92,7 +92,7 @@ class OutputsFirst:
         if self.values.dtype != jnp.float32:
             sums = narrow_product(x, self.values, self.turned_rows)
             return sums if self.scales is None else sums * self.scales
-        return turned_product(x.astype(jnp.float32), self.values, jnp.float32)
+        return product_by_outputs(x.astype(jnp.float32), self.values, jnp.float32)
 
 
 def with_outputs_first(
