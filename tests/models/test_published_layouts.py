@@ -18,6 +18,7 @@ from ferrum_jax.models.weights.load import load_model
 from ferrum_jax.runtime.directory import eos_token_ids
 from tests.parity.golden import case_names, load_case, make_weights
 
+pytestmark = pytest.mark.one_jax
 ONE_OF_EACH = [case_names(model_type)[0] for model_type in sorted(FAMILIES)]
 NESTED = [name for name in ONE_OF_EACH if "model.embed_tokens.weight" in load_case(name).tensors]
 BUFFER = np.ones((1, 1, 4, 4), np.float32)

@@ -104,6 +104,7 @@ def test_another_kind_is_rounded_from_the_floats(tmp_path):
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(expected[name]), err_msg=name)
 
 
+@pytest.mark.one_jax
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_a_calibrated_model_comes_back_as_it_was(method, tmp_path):
     engine = fj.EngineConfig(max_num_seqs=2, max_model_len=64)

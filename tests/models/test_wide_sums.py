@@ -104,7 +104,7 @@ def test_which_processor_has_them(tmp_path, monkeypatch, text, found, tiles):
     assert device.tiles == (tiles and asked)
 
 
-@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("room", [True, pytest.param(False, marks=pytest.mark.one_jax)])
 def test_an_engine_with_them_gives_the_logprobs_of_one_without(room, monkeypatch):
     config, params = bfloat16_params()
     wanted = fj.SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, logprobs=3)

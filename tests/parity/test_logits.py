@@ -67,6 +67,7 @@ def _engine_cases():
     return [name for name in case_names() if name != "llama_rope_dynamic_beyond"]
 
 
+@pytest.mark.one_jax
 @pytest.mark.parametrize("name", _engine_cases())
 def test_greedy_text_of_the_paged_engine_equals_transformers(name, loaded):
     golden, llm = loaded(name)

@@ -1,22 +1,19 @@
-"""Models on a mesh beside the same models on one device; run by `test_mesh.py`.
+"""A model on a mesh beside the same model on one device; run by `test_mesh.py`.
 
-    python -m tests.runtime.mesh_cases RESULTS CASE DEVICES SETTINGS [CASE DEVICES SETTINGS ...]
+    python -m tests.runtime.mesh_cases RESULTS CASE DEVICES SETTINGS
 
 It runs in a process of its own, since a CPU counts as several devices only if jax is told before it
-starts. SETTINGS are of the engine, in JSON; `also` in them asks for `edits` and `captures` besides.
-RESULTS gets one JSON line a case: the largest differences of dense logits, of logprobs and of
-captured activations, whether the tokens are the same, what the compiled steps send between devices,
-and over how many of them each parameter is divided.
+starts, by XLA_FLAGS. SETTINGS are of the engine, in JSON; `also` in them asks for `edits` and
+`captures` besides. RESULTS gets a JSON object: the largest differences of dense logits, of logprobs
+and of captured activations, whether the tokens are the same, what the compiled steps send between
+devices, and over how many of them each parameter is divided.
 """
 
 import json
-import os
 import re
 import sys
 import tempfile
 from pathlib import Path
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
@@ -58,7 +55,6 @@ def compare(case: str, num_devices: int, settings: dict, directory: Path) -> dic
     )
     edit = fj.edits.ablate_layer(1)
     found: dict = {
-        "case": case,
         "logits": float(np.abs(one.logits(prompts[0]) - many.logits(prompts[0])).max()),
         "logprobs": 0.0,
         "same": True,
@@ -94,11 +90,10 @@ def compare(case: str, num_devices: int, settings: dict, directory: Path) -> dic
     return found
 
 
-def main(results: str, *cases: str) -> None:
-    with open(results, "w") as lines, tempfile.TemporaryDirectory() as directory:
-        for case, count, settings in zip(cases[::3], cases[1::3], cases[2::3], strict=True):
-            found = compare(case, int(count), json.loads(settings), Path(directory))
-            print(json.dumps(found), file=lines, flush=True)
+def main(results: str, case: str, num_devices: str, settings: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        found = compare(case, int(num_devices), json.loads(settings), Path(directory))
+    Path(results).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

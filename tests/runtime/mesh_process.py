@@ -6,11 +6,8 @@ Both make the same calls; each writes what it got to DIRECTORY/INDEX.json.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 
 import jax
 

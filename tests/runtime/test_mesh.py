@@ -18,81 +18,69 @@ import ferrum_jax as fj
 from ferrum_jax.models.families import read_config
 from ferrum_jax.models.partition import check_divides
 from tests.parity.golden import DELTA_RULES, load_case, write_checkpoint
+from tests.processes import with_devices
 
-pytestmark = pytest.mark.xdist_group("mesh")
-"""One worker, which computes the cases once."""
 ROOT = Path(__file__).parents[2]
 INVARIANT = {"batch_invariant": True}
 CASES = {
-    "wide_llama": (8, {"also": ["edits", "captures"]}),
-    "mixtral": (2, INVARIANT | {"quantization": "int4"}),
-    "qwen3_next": (2, INVARIANT),
-    "demo": (2, INVARIANT | {"quantization": "int8", "kv_dtype": "int8"}),
+    "mixtral": INVARIANT | {"quantization": "int4"},
+    "qwen3_next": INVARIANT,
+    "demo": INVARIANT | {"quantization": "int8", "kv_dtype": "int8"},
 }
-MORE = dict.fromkeys(("deepseek_v2", "gemma4_text", "gpt_oss", "kimi_linear"), (2, INVARIANT))
+NUM_QUANTIZED = {"mixtral": 5 * 3, "qwen3_next": 0, "demo": 4 * 6}
+MORE = ("deepseek_v2", "gemma4_text", "gpt_oss", "kimi_linear")
 TOLERANCE = 1e-5
 LOOSER = dict.fromkeys(DELTA_RULES, 5e-5) | {"demo": 1e-3}
 """Delta rules round more; and in an int8 cache a last bit may move a key or a value by a step."""
 
 
-def compare(directory, cases):
-    arguments = [
-        word for name, (count, settings) in cases.items()
-        for word in (name, str(count), json.dumps(settings))
-    ]  # fmt: skip
+def compared(name, num_devices, settings, directory):
+    """What `mesh_cases` found; the numbers are checked."""
     results = directory / "results"
     subprocess.run(
-        [sys.executable, "-m", "tests.runtime.mesh_cases", results, *arguments],
+        [sys.executable, "-m", "tests.runtime.mesh_cases",
+         results, name, str(num_devices), json.dumps(settings)],
         cwd=ROOT,
+        env=with_devices(8),
         check=True,
-    )
-    return {found["case"]: found for found in map(json.loads, results.read_text().splitlines())}
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return compare(tmp_path_factory.mktemp("mesh"), CASES)
-
-
-def check_numbers(name, found):
+    )  # fmt: skip
+    found = json.loads(results.read_text())
     tolerance = LOOSER.get(name, TOLERANCE)
     assert found["same"], name
     for kind in ("logits", "logprobs", "captures"):
         assert found.get(kind, 0.0) <= tolerance, (name, kind, found[kind])
+    return found
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_numbers_are_those_of_one_device(name, found):
-    """Dense logits, logprobs and captures; tokens too, with edits where the case has them."""
-    check_numbers(name, found[name])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.one_jax if name != "mixtral" else ()) for name in CASES],
+)
+def test_two_devices_give_the_numbers_of_one(name, tmp_path):
+    """Dense logits, logprobs and tokens; each device has half of the pages."""
+    found = compared(name, 2, CASES[name], tmp_path)
+    assert found["pages"] == 2.0
+    assert found["num_quantized"] == NUM_QUANTIZED[name]
 
 
 @pytest.mark.thorough
-def test_numbers_of_more_types(tmp_path):
-    found = compare(tmp_path, MORE)
-    assert found.keys() == MORE.keys()
-    for name in MORE:
-        check_numbers(name, found[name])
+@pytest.mark.parametrize("name", MORE)
+def test_numbers_of_more_types(name, tmp_path):
+    compared(name, 2, INVARIANT, tmp_path)
 
 
-def test_parameters_and_pages_are_divided(found):
-    wide = found["wide_llama"]
+def test_eight_devices_give_the_numbers_of_one(tmp_path):
+    """Captures and edits too; what is divided, and what a step sends."""
+    found = compared("wide_llama", 8, {"also": ["edits", "captures"]}, tmp_path)
     # Per layer qkv, o, gate_up and down of six; besides the embedding and the head of three.
-    layers = (len(wide["params"]) - 3) // 6
-    assert sorted(wide["params"]) == [1.0] * (2 * layers + 1) + [8.0] * (4 * layers + 2)
-    assert wide["pages"] == 8.0
-    assert found["mixtral"]["pages"] == found["demo"]["pages"] == 2.0
-    assert found["demo"]["num_quantized"] == 4 * 6
-    assert found["mixtral"]["num_quantized"] == 5 * 3
-
-
-def test_a_step_sends_two_sums_a_layer_and_no_weights(found):
-    """And the embedding's; what else goes around is of sampling, and has no model width."""
-    wide = found["wide_llama"]
-    layers = (len(wide["params"]) - 3) // 6
-    for shape, sent in wide["sends"].items():
+    layers = (len(found["params"]) - 3) // 6
+    assert sorted(found["params"]) == [1.0] * (2 * layers + 1) + [8.0] * (4 * layers + 2)
+    assert found["pages"] == 8.0
+    # Two sums a layer and the embedding's; no weights. What else goes around is of sampling, and
+    # has no model width.
+    for shape, sent in found["sends"].items():
         tokens, rows = map(int, shape.split("x"))
-        sums = [s for s in sent if s == f"all-reduce f32[{tokens},{wide['width']}]"]
+        sums = [s for s in sent if s == f"all-reduce f32[{tokens},{found['width']}]"]
         assert len(sums) == 2 * layers + 1
         for other in set(sent) - set(sums):
             kind, array = other.split(" ", 1)
@@ -108,7 +96,10 @@ def test_two_processes_run_one_model(tmp_path):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "tests.runtime.mesh_process", str(tmp_path), port]
-    processes = [subprocess.Popen([*command, str(index)], cwd=ROOT) for index in range(2)]
+    environment = with_devices(1)
+    processes = [
+        subprocess.Popen([*command, str(index)], cwd=ROOT, env=environment) for index in range(2)
+    ]
     try:
         assert [process.wait(timeout=240) for process in processes] == [0, 0]
     finally:

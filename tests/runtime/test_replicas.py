@@ -1,7 +1,6 @@
 """Replicas give what one LLM gives, each from its own devices, and share the prompts out."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ferrum_jax as fj
+from tests.processes import with_devices
 from tests.runtime.models import idle, make_llm
 from tests.runtime.replicas_run import MESHES, PROMPTS
 
@@ -18,29 +18,22 @@ ENGINE = fj.EngineConfig(page_size=4, num_pages=64, max_model_len=64, max_num_se
 GREEDY = fj.SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    results = tmp_path_factory.mktemp("replicas") / "results"
-    command = [sys.executable, "-m", "tests.runtime.replicas_run", results]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    return json.loads(results.read_text())
-
-
-@pytest.mark.parametrize("mesh", MESHES)
-def test_they_give_what_one_gives(found, mesh):
-    got = found[mesh]
-    assert got["prompts"] == PROMPTS
-    assert all(got["same"]), got["same"]
-    assert got["scores"] <= 1e-5
-
-
-@pytest.mark.parametrize("mesh", MESHES)
-def test_each_has_its_own_devices_and_a_part_of_the_work(found, mesh):
+@pytest.mark.parametrize(
+    "mesh", [pytest.param("3 of 1", marks=pytest.mark.one_jax), pytest.param("2 of 2")]
+)
+def test_they_give_what_one_gives(mesh, tmp_path):
+    """Each from its own devices, with a part of the work."""
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "tests.runtime.replicas_run", results, mesh]
+    subprocess.run(command, cwd=ROOT, env=with_devices(8), check=True)
+    found = json.loads(results.read_text())
+    assert found["prompts"] == PROMPTS
+    assert all(found["same"]), found["same"]
+    assert found["scores"] <= 1e-5
     replicas, size = MESHES[mesh]
     first = range(1, 1 + replicas * size, size)
-    assert found[mesh]["devices"] == [list(range(i, i + size)) for i in first]
-    assert all(steps > 0 for steps in found[mesh]["steps"])
+    assert found["devices"] == [list(range(i, i + size)) for i in first]
+    assert all(steps > 0 for steps in found["steps"])
 
 
 @pytest.fixture(scope="module")

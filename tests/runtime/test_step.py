@@ -13,6 +13,7 @@ from ferrum_jax.runtime.step import FEW_PLACES
 from ferrum_jax.types import Request, Schedule, ScheduledChunk, Sequence, StepShape
 
 
+@pytest.mark.one_jax
 def test_a_mixed_workload_compiles_a_known_number_of_programs(make_llm):
     llm = make_llm()
     rng = np.random.default_rng(0)
@@ -46,6 +47,7 @@ def test_a_mixed_workload_compiles_a_known_number_of_programs(make_llm):
         assert set(llm.compilations) == before
 
 
+@pytest.mark.one_jax
 @pytest.mark.parametrize("count", [FEW_PLACES - 3, FEW_PLACES + 4])
 def test_a_step_that_could_sample_at_more_places_than_it_does(make_llm, llm, count):
     """Few places are read out by themselves; results are of their own rows in either case."""
@@ -185,6 +187,7 @@ def test_the_step_holds_no_second_cache(make_llm, shape, optimised):
     assert memory.temp_size_in_bytes < cache_bytes / 4
 
 
+@pytest.mark.one_jax
 def test_warm_up_compiles_every_declared_shape(make_llm):
     with make_llm(max_num_seqs=2, max_num_batched_tokens=16) as llm:
         llm.warm_up()

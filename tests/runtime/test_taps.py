@@ -164,6 +164,7 @@ def without(params, layer, part, name, unit):
     return params.replace(layers=tuple(layers))
 
 
+@pytest.mark.one_jax
 def test_64_ablations_in_one_batch_are_64_edited_models():
     units = [(layer, head) for layer in range(2) for head in range(4)] + [
         (i % 2, 3 * i) for i in range(8, 53)
@@ -224,7 +225,10 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.one_jax if SETTINGS[n] else ()) for n in SETTINGS],
+)
 def test_a_mixed_batch_gives_what_each_gives_alone(name):
     llm = shared(**SETTINGS[name])
     outputs = llm.generate(PROMPTS, GREEDY, taps=EACH)
@@ -238,6 +242,7 @@ def test_a_mixed_batch_gives_what_each_gives_alone(name):
     assert idle(llm)
 
 
+@pytest.mark.one_jax
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_random_compositions_give_what_each_gives_alone(seed):
@@ -263,6 +268,7 @@ def test_all_kinds_at_once_follow_the_dense_forward(llm):
         check(llm, text, ALL, llm.generate([text], GREEDY, taps=ALL)[0].outputs[0])
 
 
+@pytest.mark.one_jax
 @pytest.mark.parametrize("kind", ["windowed", "moe"])
 def test_other_models(kind):
     every = [
@@ -337,6 +343,7 @@ def test_a_resumed_prompt_is_longer_so_relative_positions_compute_anew(llm):
     engine.release(snapshot)
 
 
+@pytest.mark.one_jax
 def test_cached_prefixes_are_those_of_the_same_edits():
     llm = shared(prefix_caching=True)
     llm.engine.clear_prefix_cache()
@@ -486,6 +493,7 @@ def bits_alone(llm):
     ]
 
 
+@pytest.mark.one_jax
 @pytest.mark.usefixtures("optimised")
 def test_the_bits_of_a_request_depend_on_no_neighbour():
     llm = make_llm("dense", replace(ENGINE, batch_invariant=True))

@@ -102,6 +102,7 @@ def test_draws_follow_the_truncated_softmax(mode):
     assert statistic < freedom + 3.3 * np.sqrt(2 * freedom) + 8
 
 
+@pytest.mark.one_jax
 @pytest.mark.parametrize("mode", [1, 2])
 def test_the_mean_surprise_comes_to_tau(mode):
     """A Zipf distribution over 5000 tokens, whose own entropy is well above the target."""
