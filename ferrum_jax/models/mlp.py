@@ -58,7 +58,7 @@ def _joined(x: Float[Array, "T D"], weights: Any) -> Float[Array, "T U F"]:
     return (x @ weights.reshape(x.shape[-1], -1)).reshape(-1, *weights.shape[1:])
 
 
-def xielu(x: Array, alpha: Float[Array, 2]) -> Array:
+def xielu(x: Array, alpha: Float[Array, " 2"]) -> Array:
     """`a x^2 + x / 2` above zero, `b (e^x - 1) - b x + x / 2` below (Huang and Schlag 2024), with
     a = softplus(alpha[0]) and b = 1/2 + softplus(alpha[1]); in fp32."""
     positive, negative = jax.nn.softplus(alpha.astype(jnp.float32))

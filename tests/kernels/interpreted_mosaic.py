@@ -203,7 +203,11 @@ def test_gradients_are_those_of_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("name", "kv_dtype"), [("windowed", "auto"), ("grouped and latent", "fp8")]
+    ("name", "kv_dtype"),
+    [
+        ("windowed", "auto"),
+        pytest.param("grouped and latent", "fp8", marks=pytest.mark.every_case),
+    ],
 )
 def test_an_engine_gives_the_tokens_and_logprobs_of_xla(monkeypatch, name, kv_dtype):
     settings = {"dtype": "bfloat16", "page_size": 8, "kv_dtype": kv_dtype}

@@ -173,6 +173,7 @@ MODELS = {
     "window, sinks": (replace(GROUPED, window=128), replace(GROUPED, sinks=True)),
     "latent": (LATENT, LATENT),
 }
+EVERY_CASE = pytest.mark.every_case
 H200 = DeviceInfo("gpu", "NVIDIA H200", 1, None, None, 9.0)
 
 
@@ -210,10 +211,10 @@ def step_of(
     ("model", "shape", "kv_dtype", "gpu"),
     [
         ("grouped", (16, 16), DataType.BFLOAT16, "H200"),
-        ("grouped", (16, 16), DataType.BFLOAT16, "A100"),
+        pytest.param("grouped", (16, 16), DataType.BFLOAT16, "A100", marks=EVERY_CASE),
         ("grouped", (512, 16), DataType.BFLOAT16, "H200"),
-        ("grouped", (512, 16), DataType.BFLOAT16, "RTX 4090"),
-        ("grouped", (16, 16), DataType.INT8, "H200"),
+        pytest.param("grouped", (512, 16), DataType.BFLOAT16, "RTX 4090", marks=EVERY_CASE),
+        pytest.param("grouped", (16, 16), DataType.INT8, "H200", marks=EVERY_CASE),
         ("window, sinks", (64, 16), DataType.FLOAT8_E4M3FN, "H200"),
         ("latent", (64, 16), DataType.BFLOAT16, "H200"),
     ],

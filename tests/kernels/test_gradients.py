@@ -12,7 +12,7 @@ from tests.kernels.cases import SCALE, make_case
 from tests.kernels.test_paged_attention import MIXED, SMALL_SPLITS
 from tests.kernels.triton import allow_deprecated, needs_triton
 
-pytestmark = allow_deprecated
+pytestmark = [allow_deprecated, pytest.mark.one_jax]
 CASES = {
     "gqa, window, soft cap, sinks": {
         "heads": (4, 2, 24),

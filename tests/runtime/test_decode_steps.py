@@ -14,6 +14,7 @@ ENGINE = fj.EngineConfig(
     page_size=4, num_pages=80, max_model_len=64, max_num_seqs=4, max_num_batched_tokens=32
 )
 MANY = replace(ENGINE, decode_steps=8)
+EVERY_CASE = pytest.mark.every_case
 GREEDY = fj.SamplingParams(max_tokens=21, temperature=0, ignore_eos=True)
 PARAMS = {
     "greedy": GREEDY,
@@ -86,13 +87,12 @@ def test_a_stop_token_in_the_middle_ends_it_there(one, many):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"run_ahead": False},
-        {"num_pages": 20},
-        {"num_pages": 20, "preemption": "swap"},
-        {"prefix_caching": True},
-        {"decode_steps": 3},
+        pytest.param({"run_ahead": False}, id="not ahead", marks=EVERY_CASE),
+        pytest.param({"num_pages": 20}, id="preempting"),
+        pytest.param({"num_pages": 20, "preemption": "swap"}, id="swapping", marks=EVERY_CASE),
+        pytest.param({"prefix_caching": True}, id="shared prefixes"),
+        pytest.param({"decode_steps": 3}, id="three", marks=EVERY_CASE),
     ],
-    ids=["not ahead", "preempting", "swapping", "shared prefixes", "three"],
 )
 def test_other_settings_change_nothing(one, changes):
     expected = tokens(one.generate(PROMPTS, PARAMS["random"]))
@@ -104,7 +104,7 @@ def test_other_settings_change_nothing(one, changes):
         assert sum(output.metrics.num_preemptions for output in outputs) > 0
 
 
-@pytest.mark.parametrize("kind", ["mamba2", "gated delta"])
+@pytest.mark.parametrize("kind", ["mamba2", pytest.param("gated delta", marks=EVERY_CASE)])
 def test_recurrent_states_go_on_from_step_to_step(kind):
     config = hybrids.model(kind)
     params = init_params(config, seed=1)

@@ -28,7 +28,7 @@ def demo():
         yield llm
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.every_case)])
 def test_no_text_is_outside_its_schema(demo, temperature):
     """The whole corpus in one batch."""
     repeats = 2 if temperature else 1

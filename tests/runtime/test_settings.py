@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import pytest
 
 import ferrum_jax as fj
 from ferrum_jax.types.engine import EVICTIONS, POLICIES, PREEMPTIONS
-from tests.runtime.models import LAYERS, VOCAB, make_llm
+from tests.runtime.models import VOCAB, make_llm
 
 ENGINE = fj.EngineConfig(
     page_size=4, num_pages=200, max_model_len=128, max_num_seqs=4, max_num_batched_tokens=24
@@ -43,16 +44,11 @@ def tokens(outputs) -> list[list[int]]:
     return [c.token_ids for output in outputs for c in output.outputs]
 
 
-@pytest.fixture(scope="module")
-def plain() -> dict[str, list[list[int]]]:
+@cache
+def plain(kind: str) -> list[list[int]]:
     """What each request gives alone."""
-    found = {}
-    for kind in LAYERS:
-        llm = make_llm(kind, ENGINE)
-        found[kind] = [
-            tokens(llm.generate([prompt], params(i)))[0] for i, prompt in enumerate(prompts())
-        ]
-    return found
+    with make_llm(kind, ENGINE) as llm:
+        return [tokens(llm.generate([p], params(i)))[0] for i, p in enumerate(prompts())]
 
 
 @pytest.mark.every_case
@@ -63,7 +59,7 @@ def plain() -> dict[str, list[list[int]]]:
         *product(("fcfs", "round_robin"), PREEMPTIONS, sorted({*EVICTIONS} - {"lru"})),
     ],
 )
-def test_policies_preemptions_and_evictions(plain, policy, preemption, eviction):
+def test_policies_preemptions_and_evictions(policy, preemption, eviction):
     cache = {} if eviction is None else {"prefix_caching": True, "eviction": eviction}
     engine = replace(ENGINE, policy=policy, preemption=preemption, **TIGHT, **cache)
     with make_llm("dense", engine) as llm:
@@ -71,7 +67,7 @@ def test_policies_preemptions_and_evictions(plain, policy, preemption, eviction)
         levels, clients = ["low", "high", "normal"] * 4, ["a", "b"] * 6
         for _ in range(2):
             outputs = llm.generate(prompts(), each, priority=levels, client=clients)
-            assert tokens(outputs) == plain["dense"]
+            assert tokens(outputs) == plain("dense")
         assert llm.engine.free_pages == llm.engine.blocks.num_total
         seen = llm.metrics.snapshot()
     assert seen.num_preemptions > 0
@@ -82,21 +78,21 @@ def test_policies_preemptions_and_evictions(plain, policy, preemption, eviction)
 
 
 @pytest.mark.parametrize("kind", ["windowed", "moe"])
-def test_other_models_under_swap_and_a_prefix_cache(plain, kind):
+def test_other_models_under_swap_and_a_prefix_cache(kind):
     engine = replace(ENGINE, preemption="swap", prefix_caching=True, **TIGHT)
     with make_llm(kind, engine) as llm:
         each = [params(i) for i in range(12)]
-        assert tokens(llm.generate(prompts(), each)) == plain[kind]
-        assert tokens(llm.generate(prompts(), each)) == plain[kind]
+        assert tokens(llm.generate(prompts(), each)) == plain(kind)
+        assert tokens(llm.generate(prompts(), each)) == plain(kind)
         seen = llm.metrics.snapshot()
     assert seen.num_swaps > 0
     assert seen.prefix_hit_rate > 0
 
 
-def test_swapping_without_room_computes_anew(plain):
+def test_swapping_without_room_computes_anew():
     with make_llm("dense", replace(ENGINE, preemption="swap", swap_space=0, **TIGHT)) as llm:
         outputs = llm.generate(prompts(), [params(i) for i in range(12)])
-        assert tokens(outputs) == plain["dense"]
+        assert tokens(outputs) == plain("dense")
         seen = llm.metrics.snapshot()
         assert seen.num_preemptions > 0 == seen.num_swaps
         assert llm.engine.executor.swapped_bytes == 0
@@ -143,22 +139,22 @@ def test_a_salt_shares_nothing():
     assert cached == [0, 0, 20, 0]
 
 
-def test_prompts_of_one_batch_share_their_beginning(plain):
+def test_prompts_of_one_batch_share_their_beginning():
     with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
         outputs = llm.generate(prompts(), [params(i) for i in range(12)])
-        assert tokens(outputs) == plain["dense"]
+        assert tokens(outputs) == plain("dense")
         assert sum(output.metrics.cached_tokens for output in outputs) >= 4 * 12
 
 
 @pytest.mark.parametrize(
     "hasher", [lambda before, page: b"", lambda before, page: bytes([len(page)])]
 )
-def test_a_hash_that_always_collides_costs_hits_and_no_answer(plain, hasher):
+def test_a_hash_that_always_collides_costs_hits_and_no_answer(hasher):
     with make_llm("dense", replace(ENGINE, prefix_caching=True)) as llm:
         llm.engine.blocks.prefix.hash = hasher
         for _ in range(2):
             outputs = llm.generate(prompts(), [params(i) for i in range(12)])
-            assert tokens(outputs) == plain["dense"]
+            assert tokens(outputs) == plain("dense")
         assert 0 < len(llm.engine.blocks.prefix) < 4
 
 

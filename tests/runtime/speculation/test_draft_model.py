@@ -105,7 +105,9 @@ def test_forks_snapshots_and_rewinds_keep_the_drafts_right(weights, same_model):
         assert engine.free_pages == engine.blocks.num_total
 
 
-@pytest.mark.parametrize("vocab", [VOCAB - 40, VOCAB + 40])
+@pytest.mark.parametrize(
+    "vocab", [VOCAB - 40, pytest.param(VOCAB + 40, marks=pytest.mark.every_case)]
+)
 def test_another_model_drafts_less_well_and_changes_nothing(tmp_path, weights, plain, vocab):
     """One layer and other weights; a vocabulary that is padded otherwise."""
     config = model("dense")
@@ -120,7 +122,8 @@ def test_another_model_drafts_less_well_and_changes_nothing(tmp_path, weights, p
 
 
 def test_warm_up_compiles_what_drafts_too(weights, same_model):
-    engine = replace(ENGINE, speculative=speculate(same_model), batch_invariant=False)
+    draft = speculate(same_model, num_tokens=1)
+    engine = replace(ENGINE, speculative=draft, batch_invariant=False)
     engine = replace(engine, max_num_seqs=1, max_num_batched_tokens=16)
     with fj.LLM(model("dense"), weights, engine=engine) as llm:
         llm.warm_up()
