@@ -156,7 +156,9 @@ def test_writes_only_own_pages_and_the_trash_page():
     assert set(np.flatnonzero(written)) == {0, *tables[tables > 0]}
 
 
-@pytest.mark.parametrize("dtype", QUANTISED)
+@pytest.mark.parametrize(
+    "dtype", [QUANTISED[0], pytest.param(QUANTISED[1], marks=pytest.mark.every_case)]
+)
 @each_spec
 def test_a_quantised_cache_equals_dense_over_what_it_holds(spec, dtype):
     lengths = (37, 4, 21)

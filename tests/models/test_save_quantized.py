@@ -105,7 +105,7 @@ def test_another_kind_is_rounded_from_the_floats(tmp_path):
 
 
 @pytest.mark.one_jax
-@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("method", [pytest.param("gptq", marks=pytest.mark.every_case), "awq"])
 def test_a_calibrated_model_comes_back_as_it_was(method, tmp_path):
     engine = fj.EngineConfig(max_num_seqs=2, max_model_len=64)
     with fj.LLM.load("demo", engine=engine) as llm:

@@ -76,7 +76,7 @@ KINDS = (
     "qwen3_next",
 )
 """Model types that have every kind of layer, cache and state between them: what is long and says
-little of a type by itself runs for these, and for the others under `-m thorough`."""
+little of a type by itself runs for these, and for the others as `every_case` or `thorough`."""
 
 
 def case_names(model_type: str | None = None) -> list[str]:

@@ -63,7 +63,9 @@ def test_merged_and_apart_give_the_same_logits(name, loaded):
     assert np.abs(merged - apart).max() < MERGED
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v2"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen3_moe", pytest.param("deepseek_v2", marks=pytest.mark.every_case)]
+)
 def test_each_request_of_a_batch_has_its_own_adapter(name, loaded, tmp_path):
     """None, one, another and both at once, in one batch: each as it is alone."""
     golden, llm, first = loaded(name)

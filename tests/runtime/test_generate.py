@@ -9,7 +9,7 @@ import ferrum_jax as fj
 
 GREEDY = fj.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 RANDOM = fj.SamplingParams(temperature=1.0, max_tokens=12, seed=7, ignore_eos=True)
-ONE_JAX = pytest.mark.one_jax
+ONE_JAX, EVERY_CASE = pytest.mark.one_jax, pytest.mark.every_case
 
 
 def prompts(count, seed=0):
@@ -41,8 +41,8 @@ def test_greedy_follows_the_logits_of_the_full_forward(llm):
     [
         pytest.param({"num_pages": 24, "max_num_seqs": 4}, id="preempting"),
         pytest.param({"max_num_batched_tokens": 8}, id="small chunks", marks=ONE_JAX),
-        pytest.param({"run_ahead": False}, id="no run-ahead", marks=ONE_JAX),
-        pytest.param({"page_size": 16, "num_pages": 40}, id="other pages", marks=ONE_JAX),
+        pytest.param({"run_ahead": False}, id="no run-ahead", marks=EVERY_CASE),
+        pytest.param({"page_size": 16, "num_pages": 40}, id="other pages", marks=EVERY_CASE),
         pytest.param(
             {"chunked_prefill": False, "max_num_batched_tokens": 64},
             id="whole prompts",

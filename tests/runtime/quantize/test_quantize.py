@@ -55,7 +55,13 @@ def test_what_a_matrix_is_given_is_what_is_captured_there():
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("gptq", "int4"), ("gptq", "int8"), ("gptq", "fp8"), ("awq", "int4"), ("awq", "int8")],
+    [
+        ("gptq", "int4"),
+        pytest.param("gptq", "int8", marks=pytest.mark.every_case),
+        pytest.param("gptq", "fp8", marks=pytest.mark.every_case),
+        pytest.param("awq", "int4", marks=pytest.mark.every_case),
+        ("awq", "int8"),
+    ],
 )
 def test_logits_are_nearer_than_to_nearest(method, kind):
     llm = llm_of("dense")
