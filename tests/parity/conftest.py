@@ -1,18 +1,14 @@
-"""Marks the golden cases that a run leaves out: `-m "not every_case"`, or "not thorough"."""
+"""Marks the golden cases that a run leaves out: `-m "not every_case"`."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.parity.golden import KINDS, case_names, first_cases, load_case
+from tests.parity.golden import case_names, first_cases
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of tests that run all cases, those beyond one of each model type are `every_case`.
-
-    Their greedy text is `thorough`: the engine's cache knows types, not their options. That of a
-    type without a kind of layer of its own is `every_case`.
-    """
+    """Of tests that run all cases, those beyond one of each model type are `every_case`."""
     runs: dict[str, list[tuple[pytest.Item, str]]] = {}
     for item in items:
         name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
@@ -24,8 +20,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not names <= known or not first <= names:
             continue
         for item, name in of_function:
-            greedy = "greedy_text_of_the_paged_engine" in item.name
-            if name not in first or (greedy and load_case(name).model_type not in KINDS):
+            if name not in first:
                 item.add_marker("every_case")
-            if greedy and name not in first:
-                item.add_marker("thorough")
